@@ -1,0 +1,1 @@
+//! Shared flags, progress, exit codes and the skeleton of a reproduce binary.

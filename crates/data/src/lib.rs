@@ -1,0 +1,1 @@
+//! Associative-recall tasks and token data; every generator takes a seed.

@@ -1,0 +1,1 @@
+//! The kernel core: every op's CPU forward and backward.

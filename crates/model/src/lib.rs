@@ -1,0 +1,1 @@
+//! Models as tapes: the Transformer with every convolution variant.

@@ -1,0 +1,1 @@
+//! Associative recall: a table's rows to measured cells.

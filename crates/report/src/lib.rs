@@ -1,0 +1,1 @@
+//! Paper numbers and grades, claims and verdicts, records, tables and figures: pure functions.

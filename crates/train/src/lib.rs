@@ -1,0 +1,1 @@
+//! AdamW, schedule, evaluation, checkpoint and resume: the training loop.

@@ -1,0 +1,2 @@
+//! Associative recall: the paper's figure, ours beside it.
+fn main() {}

@@ -1,1 +1,20 @@
 //! The seam: a tape of coarse ops, parameters, and the backends that run it.
+//!
+//! A model records its ops on a [`Tape`] once per batch shape; a [`Backend`] interprets it. Three interpreters
+//! share it: the CPU backend here, the dfdx reference in `crates/reference`, and CUDA.
+
+mod backend;
+mod batch;
+mod error;
+mod op;
+mod optim;
+mod params;
+mod tape;
+
+pub use backend::{Backend, Scores};
+pub use batch::{Batch, IGNORE};
+pub use error::{Error, Result};
+pub use op::{Filter, Op, Param, Var};
+pub use optim::{AdamW, State};
+pub use params::{Init, ParamSpec, Params};
+pub use tape::Tape;

@@ -1,0 +1,176 @@
+//! The coarse ops a tape is made of.
+
+/// A value on a tape: the output of one op.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Var(pub(crate) usize);
+
+impl Var {
+    /// Position of the op that makes this value.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// A declared parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Param(pub(crate) usize);
+
+impl Param {
+    /// Position among [`Tape::specs`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// The taps of a short convolution (shapes: B batch, T len, D columns, W width, H = D / head size, R rank).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// The same taps at every token.
+    Static {
+        /// Taps `[W, D]`, tap 0 on the current token.
+        w: Param,
+    },
+    /// One filter per token and head.
+    HeadWise {
+        /// Taps `[B T, H W]`, W innermost.
+        weight: Var,
+        /// Channels that share a filter.
+        head_size: usize,
+        /// Taps `[W, D]` added at every token.
+        static_w: Option<Param>,
+    },
+    /// Taps `z U`, `[B T, W D]`, never materialised.
+    LowRank {
+        /// Codes `[B T, R]`.
+        z: Var,
+        /// Generator `[R, W D]`, tap-major.
+        u: Param,
+        /// Taps `[W, D]` added at every token.
+        static_w: Option<Param>,
+    },
+}
+
+/// What runs: each op's inputs and options. Its output is the [`Var`] of its position.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Op {
+    /// Rows of `table [V, D]` picked by the batch's ids.
+    Embedding {
+        /// The table.
+        table: Param,
+    },
+    /// `x + table[t]`, t the position in the sequence; `table [T_max, D]`.
+    AddPositions {
+        /// Input.
+        x: Var,
+        /// The table.
+        table: Param,
+    },
+    /// `x w^T (+ bias) (+ residual)`.
+    Linear {
+        /// Input `[.., in]`.
+        x: Var,
+        /// Weight `[out, in]`.
+        w: Param,
+        /// Bias `[out]`.
+        bias: Option<Param>,
+        /// Added to the product: the residual stream.
+        residual: Option<Var>,
+    },
+    /// `x / rms(x) * gain` over groups of `gain`'s length (all columns, or each head for QK-norm).
+    RmsNorm {
+        /// Input.
+        x: Var,
+        /// Gain, as long as a group.
+        gain: Param,
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// `(x - mean) / std * gain + bias` over all columns.
+    LayerNorm {
+        /// Input.
+        x: Var,
+        /// Gain `[D]`.
+        gain: Param,
+        /// Bias `[D]`.
+        bias: Param,
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// Rotary positions on each head, in the rotate-half convention.
+    Rope {
+        /// Input, heads side by side.
+        x: Var,
+        /// Number of heads.
+        heads: usize,
+        /// Base of the frequencies.
+        theta: f32,
+    },
+    /// Causal softmax attention, scale `1 / sqrt(head_size)`.
+    Attention {
+        /// Queries.
+        q: Var,
+        /// Keys.
+        k: Var,
+        /// Values.
+        v: Var,
+        /// Number of heads.
+        heads: usize,
+    },
+    /// `silu(gate) * up`.
+    SwiGlu {
+        /// Gate.
+        gate: Var,
+        /// Up.
+        up: Var,
+    },
+    /// `gelu(x)`, the tanh form.
+    Gelu {
+        /// Input.
+        x: Var,
+    },
+    /// A causal depthwise convolution, static or dynamic: `act(conv(x)) (+ x)`.
+    ShortConv {
+        /// Input `[.., D]`.
+        x: Var,
+        /// Where the taps come from.
+        filter: Filter,
+        /// Number of taps.
+        width: usize,
+        /// Whether x is added.
+        residual: bool,
+        /// Whether the convolution passes through SiLU.
+        silu: bool,
+    },
+    /// `a + b`.
+    Add {
+        /// First summand.
+        a: Var,
+        /// Second summand.
+        b: Var,
+    },
+    /// Mean negative log likelihood of the batch's targets, ignored ones left out. The tape's loss.
+    CrossEntropy {
+        /// Logits `[.., V]`.
+        logits: Var,
+    },
+}
+
+impl Op {
+    /// The op's name in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Embedding { .. } => "embedding",
+            Op::AddPositions { .. } => "add_positions",
+            Op::Linear { .. } => "linear",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::Rope { .. } => "rope",
+            Op::Attention { .. } => "attention",
+            Op::SwiGlu { .. } => "swiglu",
+            Op::Gelu { .. } => "gelu",
+            Op::ShortConv { .. } => "short_conv",
+            Op::Add { .. } => "add",
+            Op::CrossEntropy { .. } => "cross_entropy",
+        }
+    }
+}

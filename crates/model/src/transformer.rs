@@ -1,0 +1,204 @@
+//! The Transformer, recorded on a tape.
+//!
+//! Block: `x += o(attention(q, k, v)); x += mlp(x)`, each on a normed input. A convolution follows its linear
+//! and comes before QK-norm and RoPE. Taps of q, k, v, gate and up are generated from the normed block input;
+//! those of o and down from the linear's own input.
+
+use backend::{Error, Init, Param, Result, Tape, Var};
+
+use crate::config::{Mlp, Norm, Place, Positions, Transformer};
+
+const EPS: f32 = 1e-5;
+
+impl Transformer {
+    /// The model with its loss, for `batch` rows of `len` tokens.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming the sizes that do not fit.
+    pub fn record(&self, batch: usize, len: usize) -> Result<Tape> {
+        self.check()?;
+        let mut tape = Tape::new(batch, len)?;
+        let t = &mut tape;
+        let d = self.d_model;
+        let embed = self.matrix(t, "embed.weight", self.vocab, d)?;
+        let mut x = t.embedding(embed)?;
+        if self.positions == Positions::Learned {
+            let table = self.matrix(t, "positions.weight", self.max_len, d)?;
+            x = t.add_positions(x, table)?;
+        }
+        for layer in 0..self.layers {
+            x = self.attention(t, x, &format!("blocks.{layer}.attn"))?;
+            x = self.mlp(t, x, &format!("blocks.{layer}.mlp"))?;
+        }
+        let x = self.norm(t, x, "norm")?;
+        let head = if self.tied { embed } else { self.matrix(t, "head.weight", self.vocab, d)? };
+        let logits = t.linear(x, head, None, None)?;
+        t.cross_entropy(logits);
+        Ok(tape)
+    }
+
+    /// Number of trained values, nothing allocated.
+    ///
+    /// # Errors
+    /// As [`Transformer::record`].
+    pub fn parameter_count(&self) -> Result<usize> {
+        Ok(self.record(1, 1)?.parameter_count())
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |what: String, remedy| Err(Error::Shape { op: "transformer", what, remedy });
+        for (name, value) in [("vocab", self.vocab), ("d_model", self.d_model), ("heads", self.heads)] {
+            if value == 0 {
+                return refuse(format!("{name} is 0"), "give a positive size");
+            }
+        }
+        if !self.d_model.is_multiple_of(self.heads) {
+            let what = format!("{} heads do not divide d_model {}", self.heads, self.d_model);
+            return refuse(what, "choose a number of heads that divides d_model");
+        }
+        if self.mlp != Mlp::None && self.ffn == 0 {
+            return refuse("ffn is 0".into(), "give the MLP a hidden width, or set mlp = \"none\"");
+        }
+        Ok(())
+    }
+
+    fn attention(&self, t: &mut Tape, x: Var, prefix: &str) -> Result<Var> {
+        let d = self.d_model;
+        let h = self.norm(t, x, &format!("{prefix}.norm"))?;
+        let [q, k, v] = [Place::Q, Place::K, Place::V].map(|place| -> Result<Var> {
+            let w = self.matrix(t, &format!("{prefix}.{}.weight", place.name()), d, d)?;
+            let y = t.linear(h, w, None, None)?;
+            let y = self.conv.record(t, prefix, place, y, h, self.init_std)?;
+            if place == Place::V { Ok(y) } else { self.position(t, y, prefix, place) }
+        });
+        let y = t.attention(q?, k?, v?, self.heads)?;
+        self.write_back(t, x, y, prefix, Place::O)
+    }
+
+    /// QK-norm and RoPE of q or k, where configured.
+    fn position(&self, t: &mut Tape, mut y: Var, prefix: &str, place: Place) -> Result<Var> {
+        if self.qk_norm {
+            let name = format!("{prefix}.{}_norm.weight", place.name());
+            let gain = t.param(name, &[self.d_model / self.heads], Init::Ones, false)?;
+            y = t.rms_norm(y, gain, EPS)?;
+        }
+        if self.positions == Positions::Rope {
+            y = t.rope(y, self.heads, self.rope_theta)?;
+        }
+        Ok(y)
+    }
+
+    fn mlp(&self, t: &mut Tape, x: Var, prefix: &str) -> Result<Var> {
+        if self.mlp == Mlp::None {
+            return Ok(x);
+        }
+        let h = self.norm(t, x, &format!("{prefix}.norm"))?;
+        let mut widen = |place: Place| -> Result<Var> {
+            let w = self.matrix(t, &format!("{prefix}.{}.weight", place.name()), self.ffn, self.d_model)?;
+            let y = t.linear(h, w, None, None)?;
+            self.conv.record(t, prefix, place, y, h, self.init_std)
+        };
+        let y = match self.mlp {
+            Mlp::None => return Ok(x),
+            Mlp::Gelu => {
+                let up = widen(Place::Up)?;
+                t.gelu(up)
+            }
+            Mlp::Swiglu => {
+                let (gate, up) = (widen(Place::Gate)?, widen(Place::Up)?);
+                t.swiglu(gate, up)?
+            }
+        };
+        self.write_back(t, x, y, prefix, Place::Down)
+    }
+
+    /// `x + conv(linear(y))` of o or down; without a convolution the product adds to the stream directly.
+    fn write_back(&self, t: &mut Tape, x: Var, y: Var, prefix: &str, place: Place) -> Result<Var> {
+        let depth = if self.depth_scaled_init { (2.0 * self.layers as f32).sqrt() } else { 1.0 };
+        let init = Init::Normal { std: self.init_std / depth };
+        let name = format!("{prefix}.{}.weight", place.name());
+        let w = t.param(name, &[self.d_model, t.cols(y)], init, true)?;
+        if !self.conv.is_on(place) {
+            return t.linear(y, w, None, Some(x));
+        }
+        let out = t.linear(y, w, None, None)?;
+        let out = self.conv.record(t, prefix, place, out, y, self.init_std)?;
+        t.add(x, out)
+    }
+
+    fn norm(&self, t: &mut Tape, x: Var, prefix: &str) -> Result<Var> {
+        let d = self.d_model;
+        let gain = t.param(format!("{prefix}.weight"), &[d], Init::Ones, false)?;
+        match self.norm {
+            Norm::Rms => t.rms_norm(x, gain, EPS),
+            Norm::Layer => {
+                let bias = t.param(format!("{prefix}.bias"), &[d], Init::Zeros, false)?;
+                t.layer_norm(x, gain, bias, EPS)
+            }
+        }
+    }
+
+    fn matrix(&self, t: &mut Tape, name: &str, rows: usize, cols: usize) -> Result<Param> {
+        t.param(name, &[rows, cols], Init::Normal { std: self.init_std }, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Conv, ConvKind};
+
+    /// Millions of parameters of the paper's 300M model (d=1024, 16 layers, FFN 2752, tied, V=100352), to one
+    /// decimal, with the convolution given.
+    fn millions(conv: Conv) -> String {
+        let model = Transformer {
+            vocab: 100_352,
+            d_model: 1024,
+            layers: 16,
+            heads: 16,
+            mlp: Mlp::Swiglu,
+            ffn: 2752,
+            norm: Norm::Rms,
+            positions: Positions::Rope,
+            rope_theta: 1e4,
+            max_len: 0,
+            tied: true,
+            qk_norm: false,
+            conv,
+            init_std: 0.02,
+            depth_scaled_init: true,
+        };
+        format!("{:.1}", model.parameter_count().unwrap() as f64 / 1e6)
+    }
+
+    /// PAPER section 4: every printed parameter count of the ablations.
+    #[test]
+    fn counts_are_the_papers() {
+        assert_eq!(millions(Conv::default()), "305.2");
+        let low_rank = |width, rank| Conv { kind: ConvKind::LowRank, width, rank, ..Conv::default() };
+        for (width, want) in [(1, "306.8"), (2, "307.6"), (3, "308.5"), (4, "309.3"), (5, "310.1"), (6, "311.0")] {
+            assert_eq!(millions(low_rank(width, 16)), want, "width {width}");
+        }
+        for (rank, want) in [(4, "306.3"), (8, "307.3"), (32, "313.2"), (64, "321.1"), (128, "336.8")] {
+            assert_eq!(millions(low_rank(4, rank)), want, "rank {rank}");
+        }
+        for (head_size, want) in [(8, "330.5"), (16, "317.9"), (32, "311.7"), (64, "308.5"), (128, "306.9")] {
+            assert_eq!(millions(Conv { kind: ConvKind::HeadWise, head_size, ..Conv::default() }), want);
+        }
+        for (on, want) in [(vec![Place::Q], "306.5"), (vec![Place::Q, Place::K], "307.9")] {
+            assert_eq!(millions(Conv { on, ..low_rank(4, 16) }), want);
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused_with_a_remedy() {
+        let mut model: Transformer =
+            serde_json::from_str(r#"{"vocab":16,"d_model":24,"layers":1,"heads":5,"ffn":8}"#).unwrap();
+        let message = model.record(1, 4).unwrap_err().to_string();
+        assert!(message.contains("5 heads do not divide d_model 24"), "{message}");
+        model.heads = 3;
+        model.conv = Conv { kind: ConvKind::HeadWise, head_size: 7, ..Conv::default() };
+        let message = model.record(1, 4).unwrap_err().to_string();
+        assert!(message.contains("head_size 7 does not divide 24"), "{message}");
+    }
+}

@@ -1,9 +1,22 @@
 //! The kernel core: every op's CPU forward and backward.
 //!
-//! Ops are plain functions on `f32` slices. Outputs are overwritten in full: what they held before does not
-//! matter. Work is split in blocks whose size does not depend on the number of threads and partial sums are
-//! added in a fixed order, so a result has the same bits at any thread count.
+//! Ops are plain functions on `f32` slices. Outputs are overwritten in full, what they held before does not matter,
+//! unless [`Store::Accumulate`] is asked for. Work is split in blocks whose size does not depend on the number of
+//! threads and partial sums are added in a fixed order, so a result has the same bits at any thread count.
+//!
+//! Threads are those of the current rayon pool: run a whole step inside `pool.install`, since calling an op from
+//! outside hands it over to the global pool each time.
 
+mod blocks;
+mod check;
 mod error;
+mod gemm;
+mod simd;
+mod store;
+#[cfg(test)]
+mod testing;
+
+pub mod linear;
 
 pub use error::{Error, Result};
+pub use store::Store;

@@ -11,12 +11,25 @@ mod blocks;
 mod check;
 mod error;
 mod gemm;
+mod sequences;
 mod simd;
 mod store;
 #[cfg(test)]
 mod testing;
 
+pub mod adamw;
+pub mod cross_entropy;
+pub mod elementwise;
+pub mod embedding;
+pub mod gelu;
+pub mod layer_norm;
 pub mod linear;
+pub mod positions;
+pub mod rms_norm;
+pub mod rope;
+pub mod silu;
+pub mod swiglu;
 
 pub use error::{Error, Result};
+pub use sequences::Sequences;
 pub use store::Store;

@@ -11,13 +11,16 @@ mod blocks;
 mod check;
 mod error;
 mod gemm;
+mod scratch;
 mod sequences;
+mod shared;
 mod simd;
 mod store;
 #[cfg(test)]
 mod testing;
 
 pub mod adamw;
+pub mod attention;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;

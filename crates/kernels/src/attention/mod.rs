@@ -1,0 +1,99 @@
+//! Causal softmax attention that never holds a `[T, T]` matrix.
+//!
+//! `o[t] = sum_{s <= t} p[t, s] v[s]`, `p[t, s] = exp(q[t].k[s] / sqrt(head_size) - lse[t])`, per head, within each
+//! sequence. q and o `[rows, heads, head_size]`; k and v `[rows, kv_heads, head_size]`, each serving
+//! `heads / kv_heads` consecutive query heads; lse, the log of the softmax's denominator, `[heads, T]` per sequence,
+//! one sequence after the other (`[B, heads, T]`).
+//!
+//! A panel of [`PANEL`] queries meets [`TILE`] keys at a time. Scores are held key by key, the panel's queries side by
+//! side in vector lanes: maxima and sums over keys are then lane by lane, and every product reads its operands as they
+//! lie, without packing. The forward runs over tiles with a running maximum (Milakov and Gimelshein, 2018); the backward
+//! recomputes p from lse (Dao et al., 2022). 4 and 10 head_size FLOP per head and (query, key) pair.
+//!
+//! Threads share panels forward, and pairs of sequence and key head backward, where each one adds its panels' shares
+//! of dk and dv in order.
+
+mod backward;
+mod forward;
+#[cfg(test)]
+mod tests;
+
+pub use backward::{Saved, backward};
+pub use forward::forward;
+
+use crate::simd::LANES;
+use crate::{Result, Sequences, check};
+
+/// Queries of a panel.
+const PANEL: usize = 64;
+/// Keys of a tile.
+const TILE: usize = 512;
+
+/// Dimensions of an attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape<'a> {
+    /// The sequences; queries see keys of their own only.
+    pub seqs: Sequences<'a>,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; must divide `heads`.
+    pub kv_heads: usize,
+    /// Columns of a head.
+    pub head_size: usize,
+}
+
+impl Shape<'_> {
+    fn check(
+        &self,
+        op: &'static str,
+        q_like: &[(&'static str, usize)],
+        k_like: &[(&'static str, usize)],
+    ) -> Result<()> {
+        self.seqs.check(op)?;
+        check::positive(op, "heads", self.heads)?;
+        check::positive(op, "head_size", self.head_size)?;
+        let remedy = "give each key head the same number of query heads";
+        check::divides(op, ("heads", self.heads), ("kv_heads", self.kv_heads), remedy)?;
+        let (rows, head_size) = (("rows", self.seqs.rows()), ("head_size", self.head_size));
+        for &(name, len) in q_like {
+            check::size(op, name, len, &[rows, ("heads", self.heads), head_size])?;
+        }
+        for &(name, len) in k_like {
+            check::size(op, name, len, &[rows, ("kv_heads", self.kv_heads), head_size])?;
+        }
+        Ok(())
+    }
+
+    fn check_lse(&self, op: &'static str, lse: usize) -> Result<()> {
+        check::size(op, "lse", lse, &[("heads", self.heads), ("rows", self.seqs.rows())])
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head_size as f32).sqrt()
+    }
+}
+
+/// Lanes that hold `queries` queries.
+fn lanes(queries: usize) -> usize {
+    queries.next_multiple_of(LANES)
+}
+
+/// `out[d][i] = scale x[i * stride + d]` for i < queries, 0 in the lanes beyond. `out` `[head_size, lanes(queries)]`.
+#[inline(always)]
+fn transpose_in(x: &[f32], stride: usize, queries: usize, head_size: usize, scale: f32, out: &mut [f32]) {
+    let lanes = lanes(queries);
+    for (d, out) in out[..head_size * lanes].chunks_exact_mut(lanes).enumerate() {
+        for (i, o) in out[..queries].iter_mut().enumerate() {
+            *o = scale * x[i * stride + d];
+        }
+        out[queries..].fill(0.0);
+    }
+}
+
+/// Hides keys from the queries before them: `scores[key][..]` gets `value` in the lanes of earlier queries, where
+/// `scores` begins with key `first_key` and the panel with query `first_query`.
+fn mask(scores: &mut [f32], lanes: usize, first_key: usize, first_query: usize, value: f32) {
+    for (key, row) in (first_key..).zip(scores.chunks_exact_mut(lanes)) {
+        row[..key.saturating_sub(first_query).min(lanes)].fill(value);
+    }
+}

@@ -1,0 +1,239 @@
+//! From measured values to a verdict.
+
+use super::{Claim, MIN_SEEDS, Test};
+use crate::measured::Measured;
+use crate::paper::{Item, Metric};
+use std::collections::BTreeMap;
+
+/// How a claim fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Ok,
+    /// It does not hold, or a value is not finite.
+    Off,
+    /// It was not judged; the detail says why.
+    Skip,
+}
+
+impl Verdict {
+    /// `ok`, `off` or `skip`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Off => "off",
+            Verdict::Skip => "skip",
+        }
+    }
+}
+
+/// A claim with its verdict and the numbers, or the reason, behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// The claim's id.
+    pub id: String,
+    /// `ordering`, `within`, ...
+    pub kind: &'static str,
+    /// The claim in words.
+    pub says: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The numbers of an `ok` or `off`, the reason of a `skip`.
+    pub detail: String,
+    /// Whether the claim is stated for this scale and device; if not, it is skipped for that reason.
+    pub applies: bool,
+}
+
+pub(super) type Part = (Verdict, String);
+
+/// Every claim of the item, in order.
+pub fn judge_all(item: &Item, measured: &Measured, scale: &str, device: &str) -> Vec<Judged> {
+    item.claims
+        .iter()
+        .map(|claim| judge(item, claim, measured, scale, device))
+        .collect()
+}
+
+/// One claim on values measured at `scale` on a device of kind `device` (`cpu`, `dfdx`, `cuda`).
+pub fn judge(item: &Item, claim: &Claim, measured: &Measured, scale: &str, device: &str) -> Judged {
+    let scale_applies = claim.scales.iter().any(|s| s == scale);
+    let device_applies = claim.devices.iter().any(|d| d == device);
+    let (verdict, detail) = if !scale_applies {
+        (
+            Verdict::Skip,
+            format!(
+                "stated for scale {}, not {scale}",
+                claim.scales.join(" and ")
+            ),
+        )
+    } else if !device_applies {
+        (
+            Verdict::Skip,
+            format!(
+                "stated for device {}, not {device}",
+                claim.devices.join(" and ")
+            ),
+        )
+    } else {
+        match item.metric(&claim.metric) {
+            None => (
+                Verdict::Skip,
+                format!("the item has no metric {}", claim.metric),
+            ),
+            Some(metric) => Judge {
+                item,
+                metric,
+                measured,
+            }
+            .parts(&claim.test),
+        }
+    };
+    Judged {
+        id: claim.id.clone(),
+        kind: claim.test.kind(),
+        says: claim.says.clone(),
+        verdict,
+        detail,
+        applies: scale_applies && device_applies,
+    }
+}
+
+/// Off if a part is off, else skip if a part is skipped, else ok; with the details of the deciding parts.
+fn all(parts: Vec<Part>) -> Part {
+    const SHOWN: usize = 3;
+    let has = |verdict| parts.iter().any(|part| part.0 == verdict);
+    let worst = match () {
+        () if has(Verdict::Off) => Verdict::Off,
+        () if has(Verdict::Skip) || parts.is_empty() => Verdict::Skip,
+        () => Verdict::Ok,
+    };
+    let mut details: Vec<&str> = Vec::new();
+    for (_, detail) in parts.iter().filter(|part| part.0 == worst) {
+        if !details.contains(&detail.as_str()) {
+            details.push(detail);
+        }
+    }
+    let more = details.len().saturating_sub(SHOWN);
+    details.truncate(SHOWN);
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
+    (worst, details.join("; ") + &more)
+}
+
+pub(super) fn held(holds: bool) -> Verdict {
+    if holds { Verdict::Ok } else { Verdict::Off }
+}
+
+pub(super) struct Judge<'a> {
+    pub(super) item: &'a Item,
+    pub(super) metric: &'a Metric,
+    measured: &'a Measured,
+}
+
+impl Judge<'_> {
+    fn parts(&self, test: &Test) -> Part {
+        let each = |rows: &[String], part: &dyn Fn(&str) -> Part| {
+            all(rows.iter().map(|row| part(row)).collect())
+        };
+        match test {
+            Test::Exact { rows } => each(rows, &|row| self.exact(row)),
+            Test::Within {
+                rows,
+                of: None,
+                rel,
+                abs,
+            } => each(rows, &|row| self.near_paper(row, *rel, *abs)),
+            Test::Within {
+                rows,
+                of: Some(of),
+                rel,
+                abs,
+            } => each(rows, &|row| self.near_row(row, of, *rel, *abs)),
+            Test::Ratio { of, to, rel } => self.ratio(of, to, *rel),
+            Test::Ordering { sides, margin } => all(sides
+                .windows(2)
+                .map(|pair| self.above(&pair[0], &pair[1], *margin))
+                .collect()),
+            Test::Bound {
+                rows,
+                at_least,
+                at_most,
+                at_least_paper,
+                at_most_paper,
+            } => each(rows, &|row| {
+                let low = self.limit(row, *at_least, at_least_paper.as_deref());
+                let high = self.limit(row, *at_most, at_most_paper.as_deref());
+                match (low, high) {
+                    (Err(part), _) | (_, Err(part)) => part,
+                    (Ok(low), Ok(high)) => self.inside(row, low, high),
+                }
+            }),
+        }
+    }
+
+    pub(super) fn show(&self, value: f64) -> String {
+        format!("{value:.*}", self.metric.decimals)
+    }
+
+    /// Values by seed of several rows, on the seeds that all of them share. A value that is not finite is `off` even
+    /// when another row is missing.
+    pub(super) fn gather(&self, rows: &[&str]) -> Result<BTreeMap<u64, Vec<f64>>, Part> {
+        let cells: Vec<_> = rows
+            .iter()
+            .map(|row| self.measured.seeds(row, &self.metric.id))
+            .collect();
+        for (row, cell) in rows.iter().zip(&cells) {
+            if let Some((seed, value)) = cell.iter().find(|(_, value)| !value.is_finite()) {
+                return Err((Verdict::Off, format!("{row} is {value} at seed {seed}")));
+            }
+        }
+        let missing: Vec<&str> = rows
+            .iter()
+            .zip(&cells)
+            .filter(|(_, cell)| cell.is_empty())
+            .map(|(row, _)| *row)
+            .collect();
+        if !missing.is_empty() {
+            return Err((Verdict::Skip, format!("not run: {}", missing.join(", "))));
+        }
+        let mut shared: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+        for &seed in cells[0].keys() {
+            if let Some(values) = cells.iter().map(|cell| cell.get(&seed).copied()).collect() {
+                shared.insert(seed, values);
+            }
+        }
+        let needed = if self.metric.over_seeds { MIN_SEEDS } else { 1 };
+        if shared.len() < needed {
+            let common = if rows.len() > 1 { " in common" } else { "" };
+            let reason = format!(
+                "{} of {} seeds needed{common}: {}",
+                shared.len(),
+                needed,
+                short(rows)
+            );
+            return Err((Verdict::Skip, reason));
+        }
+        Ok(shared)
+    }
+}
+
+pub(super) fn width(target: f64, rel: Option<f64>, abs: Option<f64>) -> f64 {
+    abs.unwrap_or_else(|| rel.unwrap_or(0.0) * target.abs())
+}
+
+/// The first row, and how many more.
+pub(super) fn short(rows: &[&str]) -> String {
+    match rows {
+        [] => String::new(),
+        [one] => (*one).to_string(),
+        [first, second] => format!("{first}, {second}"),
+        [first, .., last] => format!("{first} to {last}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! The data of one pass.
 
+use crate::tape::Tape;
 use crate::{Error, Result};
 
 /// The label of a position that is not scored.
@@ -22,11 +23,12 @@ impl Batch {
         Self { ids, targets, cu_seqlens: None }
     }
 
-    /// Checks the sizes against a tape of `batch` rows of `len` tokens.
+    /// Checks the sizes against a tape.
     ///
     /// # Errors
-    /// [`Error::Batch`] naming the sizes at odds. Borders are checked by the ops that use them.
-    pub fn check(&self, batch: usize, len: usize) -> Result<()> {
+    /// [`Error::Batch`] naming the sizes at odds.
+    pub fn check(&self, tape: &Tape) -> Result<()> {
+        let (batch, len) = (tape.batch(), tape.seq_len());
         let want = batch * len;
         if self.ids.len() != want || self.targets.len() != want {
             return Err(Error::Batch {
@@ -38,11 +40,15 @@ impl Batch {
                 remedy: "record a tape for this batch and length",
             });
         }
-        if self.cu_seqlens.is_some() && batch != 1 {
-            return Err(Error::Batch {
-                what: format!("cu_seqlens given for a tape of {batch} rows"),
-                remedy: "pack the sequences into one row",
-            });
+        let Some(borders) = &self.cu_seqlens else { return Ok(()) };
+        if batch != 1 {
+            let what = format!("cu_seqlens given for a tape of {batch} rows");
+            return Err(Error::Batch { what, remedy: "pack the sequences into one row" });
+        }
+        let ascending = borders.windows(2).all(|w| w[0] < w[1]);
+        if borders.len() < 2 || borders[0] != 0 || borders.last() != Some(&len) || !ascending {
+            let what = format!("cu_seqlens {borders:?} do not rise from 0 to {len}");
+            return Err(Error::Batch { what, remedy: "give 0, the end of each sequence, and the row's length last" });
         }
         Ok(())
     }

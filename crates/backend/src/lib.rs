@@ -1,10 +1,11 @@
 //! The seam: a tape of coarse ops, parameters, and the backends that run it.
 //!
 //! A model records its ops on a [`Tape`] once per batch shape; a [`Backend`] interprets it. Three interpreters
-//! share it: the CPU backend here, the dfdx reference in `crates/reference`, and CUDA.
+//! share it: [`CpuBackend`] here, the dfdx reference in `crates/reference`, and CUDA.
 
 mod backend;
 mod batch;
+mod cpu;
 mod error;
 mod op;
 mod optim;
@@ -13,6 +14,7 @@ mod tape;
 
 pub use backend::{Backend, Scores};
 pub use batch::{Batch, IGNORE};
+pub use cpu::CpuBackend;
 pub use error::{Error, Result};
 pub use op::{Filter, Op, Param, Var};
 pub use optim::{AdamW, State};

@@ -30,6 +30,7 @@ pub mod linear;
 pub mod positions;
 pub mod rms_norm;
 pub mod rope;
+pub mod short_conv;
 pub mod silu;
 pub mod swiglu;
 

@@ -120,9 +120,7 @@ impl Test {
     /// side that should come first.
     pub fn subjects(&self) -> Vec<&str> {
         let named: Vec<&String> = match self {
-            Test::Exact { rows } | Test::Within { rows, .. } | Test::Bound { rows, .. } => {
-                rows.iter().collect()
-            }
+            Test::Exact { rows } | Test::Within { rows, .. } | Test::Bound { rows, .. } => rows.iter().collect(),
             Test::Ratio { of, .. } => vec![of],
             Test::Ordering { sides, .. } => sides.iter().take(1).flatten().collect(),
         };
@@ -136,16 +134,8 @@ impl Test {
             Test::Within { rows, of, .. } => rows.iter().chain(of).collect(),
             Test::Ratio { of, to, .. } => vec![of, to],
             Test::Ordering { sides, .. } => sides.iter().flatten().collect(),
-            Test::Bound {
-                rows,
-                at_least_paper,
-                at_most_paper,
-                ..
-            } => {
-                let limits = at_least_paper
-                    .iter()
-                    .chain(at_most_paper)
-                    .filter(|row| *row != SAME);
+            Test::Bound { rows, at_least_paper, at_most_paper, .. } => {
+                let limits = at_least_paper.iter().chain(at_most_paper).filter(|row| *row != SAME);
                 rows.iter().chain(limits).collect()
             }
         };

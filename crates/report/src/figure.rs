@@ -100,43 +100,20 @@ pub struct Point {
 
 /// The data of one figure of an item.
 pub fn build(item: &Item, spec: &Spec, measured: &Measured) -> Figure {
-    let summary = |row: &str, metric: &str| {
-        item.metric(metric)
-            .and_then(|metric| measured.summary(row, metric))
-    };
+    let summary = |row: &str, metric: &str| item.metric(metric).and_then(|metric| measured.summary(row, metric));
     let point = |category: usize, row: &str| {
-        let x = spec
-            .x_metric
-            .as_ref()
-            .and_then(|metric| summary(row, metric))
-            .map(|s| s.median);
-        let paper = item
-            .number(row, &spec.metric)
-            .filter(|number| number.grade != Grade::I);
-        Point {
-            category,
-            x,
-            run: summary(row, &spec.metric),
-            paper: paper.and_then(|number| number.value),
-        }
+        let x = spec.x_metric.as_ref().and_then(|metric| summary(row, metric)).map(|s| s.median);
+        let paper = item.number(row, &spec.metric).filter(|number| number.grade != Grade::I);
+        Point { category, x, run: summary(row, &spec.metric), paper: paper.and_then(|number| number.value) }
     };
-    let drawn = |p: &Point| {
-        (p.run.is_some() || p.paper.is_some()) && (spec.kind == Kind::Dots || p.x.is_some())
-    };
+    let drawn = |p: &Point| (p.run.is_some() || p.paper.is_some()) && (spec.kind == Kind::Dots || p.x.is_some());
     let mut categories: Vec<String> = Vec::new();
     let mut series: Vec<Series> = Vec::new();
     for (place, one) in spec.series.iter().enumerate() {
-        series.push(Series {
-            label: one.label.clone(),
-            place,
-            points: Vec::new(),
-        });
+        series.push(Series { label: one.label.clone(), place, points: Vec::new() });
     }
     for category in &spec.categories {
-        let rows = spec
-            .series
-            .iter()
-            .map(|one| format!("{}.{}", category.id, one.id));
+        let rows = spec.series.iter().map(|one| format!("{}.{}", category.id, one.id));
         let points: Vec<Point> = rows.map(|row| point(categories.len(), &row)).collect();
         if points.iter().any(drawn) {
             categories.push(category.label.clone());
@@ -146,11 +123,7 @@ pub fn build(item: &Item, spec: &Spec, measured: &Measured) -> Figure {
         }
     }
     series.retain(|one| !one.points.is_empty());
-    let title = |id: &String| {
-        item.metric(id)
-            .map(|metric| metric.title())
-            .unwrap_or_default()
-    };
+    let title = |id: &String| item.metric(id).map(|metric| metric.title()).unwrap_or_default();
     Figure {
         id: spec.id.clone(),
         kind: spec.kind,
@@ -166,11 +139,7 @@ pub fn build(item: &Item, spec: &Spec, measured: &Measured) -> Figure {
 impl Figure {
     /// Whether no run has a value in it.
     pub fn is_empty(&self) -> bool {
-        !self
-            .series
-            .iter()
-            .flat_map(|one| &one.points)
-            .any(|point| point.run.is_some())
+        !self.series.iter().flat_map(|one| &one.points).any(|point| point.run.is_some())
     }
 
     /// The data as csv: `category,series,x,median,min,max,seeds,paper`; what is not known is empty.
@@ -185,9 +154,7 @@ impl Figure {
                     let (median, min, max) = (run(|s| s.median), run(|s| s.min), run(|s| s.max));
                     let (x, paper) = (number(point.x), number(point.paper));
                     let label = &one.label;
-                    text += &format!(
-                        "\"{category}\",\"{label}\",{x},{median},{min},{max},{seeds},{paper}\n"
-                    );
+                    text += &format!("\"{category}\",\"{label}\",{x},{median},{min},{max},{seeds},{paper}\n");
                 }
             }
         }
@@ -196,10 +163,7 @@ impl Figure {
 
     /// The figure as SVG.
     pub fn svg(&self) -> Result<String, Error> {
-        svg::draw(self).map_err(|message| Error {
-            id: self.id.clone(),
-            message,
-        })
+        svg::draw(self).map_err(|message| Error { id: self.id.clone(), message })
     }
 }
 

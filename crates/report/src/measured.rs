@@ -31,10 +31,7 @@ impl Measured {
     pub fn new<'a>(metrics: impl IntoIterator<Item = &'a Metric>) -> Self {
         let mut measured = Measured::default();
         for m in metrics {
-            let cell = measured
-                .cells
-                .entry((m.row.clone(), m.metric.clone()))
-                .or_default();
+            let cell = measured.cells.entry((m.row.clone(), m.metric.clone())).or_default();
             let last = cell.entry(m.seed).or_insert((m.step, m.value));
             if m.step >= last.0 {
                 *last = (m.step, m.value);
@@ -46,12 +43,7 @@ impl Measured {
     /// Value by seed; empty if not run.
     pub fn seeds(&self, row: &str, metric: &str) -> BTreeMap<u64, f64> {
         let cell = self.cells.get(&(row.to_string(), metric.to_string()));
-        cell.map(|cell| {
-            cell.iter()
-                .map(|(&seed, &(_, value))| (seed, value))
-                .collect()
-        })
-        .unwrap_or_default()
+        cell.map(|cell| cell.iter().map(|(&seed, &(_, value))| (seed, value)).collect()).unwrap_or_default()
     }
 
     /// Whether the row has any value.
@@ -104,11 +96,7 @@ impl Summary {
 /// The median of sorted values, of which there is at least one.
 pub(crate) fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        0.5 * (sorted[middle - 1] + sorted[middle])
-    }
+    if sorted.len() % 2 == 1 { sorted[middle] } else { 0.5 * (sorted[middle - 1] + sorted[middle]) }
 }
 
 #[cfg(test)]
@@ -117,18 +105,9 @@ mod tests {
 
     #[test]
     fn the_last_step_counts_whatever_the_order() {
-        let point = |seed, step, value| Metric {
-            row: "a".into(),
-            seed,
-            step,
-            metric: "acc".into(),
-            value,
-        };
+        let point = |seed, step, value| Metric { row: "a".into(), seed, step, metric: "acc".into(), value };
         let measured = Measured::new(&[point(0, 20, 0.9), point(0, 10, 0.1), point(1, 5, 0.3)]);
-        assert_eq!(
-            measured.seeds("a", "acc"),
-            BTreeMap::from([(0, 0.9), (1, 0.3)])
-        );
+        assert_eq!(measured.seeds("a", "acc"), BTreeMap::from([(0, 0.9), (1, 0.3)]));
         assert!(measured.seeds("a", "loss").is_empty());
         assert!(measured.has_row("a") && !measured.has_row("b"));
     }
@@ -136,10 +115,7 @@ mod tests {
     #[test]
     fn summary_over_seeds() {
         let s = Summary::of(&[0.2, 1.0, 0.95, 0.1], Some(0.9)).unwrap();
-        assert_eq!(
-            (s.median, s.min, s.max, s.seeds, s.solved),
-            (0.575, 0.1, 1.0, 4, Some(2))
-        );
+        assert_eq!((s.median, s.min, s.max, s.seeds, s.solved), (0.575, 0.1, 1.0, 4, Some(2)));
         assert_eq!(Summary::of(&[], None), None);
     }
 

@@ -63,11 +63,7 @@ pub struct Metric {
 impl Metric {
     /// `accuracy ↑ (share)`: label, arrow and unit.
     pub fn title(&self) -> String {
-        let unit = if self.unit.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", self.unit)
-        };
+        let unit = if self.unit.is_empty() { String::new() } else { format!(" ({})", self.unit) };
         format!("{}{}{unit}", self.label, self.direction.arrow())
     }
 }
@@ -142,9 +138,7 @@ impl Item {
 
     /// The paper's number; `None` where the paper has no such cell (an unknown value is a number of grade U).
     pub fn number(&self, row: &str, metric: &str) -> Option<&Number> {
-        self.numbers
-            .iter()
-            .find(|number| number.row == row && number.metric == metric)
+        self.numbers.iter().find(|number| number.row == row && number.metric == metric)
     }
 }
 
@@ -197,26 +191,14 @@ macro_rules! embedded {
         )),*];
     };
 }
-embedded!(
-    "table-1",
-    "table-2",
-    "table-3",
-    "table-4",
-    "figure-recall",
-    "figure-scaling",
-    "setup"
-);
+embedded!("table-1", "table-2", "table-3", "table-4", "figure-recall", "figure-scaling", "setup");
 
 /// The item of that id, from the embedded files.
 pub fn item(id: &str) -> Result<Item, Error> {
     let found = EMBEDDED.iter().find(|(known, ..)| *known == id);
     let (id, toml, csv) = found.ok_or_else(|| Error::Unknown {
         id: id.into(),
-        known: EMBEDDED
-            .iter()
-            .map(|(known, ..)| *known)
-            .collect::<Vec<_>>()
-            .join(", "),
+        known: EMBEDDED.iter().map(|(known, ..)| *known).collect::<Vec<_>>().join(", "),
     })?;
     parse(id, toml, csv)
 }
@@ -251,16 +233,11 @@ struct NumberLine {
 
 /// An item from the text of its two files, checked.
 pub fn parse(id: &str, toml_text: &str, csv_text: &str) -> Result<Item, Error> {
-    let file: ItemFile = toml::from_str(toml_text).map_err(|e| Error::Toml {
-        item: id.into(),
-        message: e.to_string(),
-    })?;
+    let file: ItemFile =
+        toml::from_str(toml_text).map_err(|e| Error::Toml { item: id.into(), message: e.to_string() })?;
     let mut numbers = Vec::new();
     for line in csv::Reader::from_reader(csv_text.as_bytes()).deserialize() {
-        let line: NumberLine = line.map_err(|e| Error::Csv {
-            item: id.into(),
-            message: e.to_string(),
-        })?;
+        let line: NumberLine = line.map_err(|e| Error::Csv { item: id.into(), message: e.to_string() })?;
         numbers.push(check::number(id, line)?);
     }
     let item = Item {

@@ -81,9 +81,7 @@ pub enum Error {
     #[error("plan: row `{0}` stands twice; a sweep is rows with ids of their own")]
     Twice(String),
     /// `seeds` is missing or neither a count nor a list.
-    #[error(
-        "plan: row `{row}` has seeds = {found}; write a count such as 5 or a list such as [0, 1, 7]"
-    )]
+    #[error("plan: row `{row}` has seeds = {found}; write a count such as 5 or a list such as [0, 1, 7]")]
     Seeds {
         /// The row.
         row: String,
@@ -114,10 +112,9 @@ impl Plan {
     }
 
     fn scale(&self, asked: &str) -> Result<&toml::Table, Error> {
-        self.scale.get(asked).ok_or_else(|| Error::Scale {
-            asked: asked.into(),
-            known: self.scales().collect::<Vec<_>>().join(", "),
-        })
+        self.scale
+            .get(asked)
+            .ok_or_else(|| Error::Scale { asked: asked.into(), known: self.scales().collect::<Vec<_>>().join(", ") })
     }
 
     /// The rows at a scale, resolved, in the plan's order. `only` keeps those ids; an id that the scale lacks is
@@ -127,31 +124,13 @@ impl Plan {
         let here: Vec<&PlanRow> = self
             .rows
             .iter()
-            .filter(|row| {
-                row.scales
-                    .as_ref()
-                    .is_none_or(|scales| scales.iter().any(|s| s == scale))
-            })
+            .filter(|row| row.scales.as_ref().is_none_or(|scales| scales.iter().any(|s| s == scale)))
             .collect();
-        if let Some(asked) = only
-            .into_iter()
-            .flatten()
-            .find(|id| !here.iter().any(|row| row.id == **id))
-        {
-            let known = here
-                .iter()
-                .map(|row| row.id.as_str())
-                .collect::<Vec<_>>()
-                .join(", ");
-            return Err(Error::Row {
-                asked: asked.clone(),
-                scale: scale.into(),
-                known,
-            });
+        if let Some(asked) = only.into_iter().flatten().find(|id| !here.iter().any(|row| row.id == **id)) {
+            let known = here.iter().map(|row| row.id.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Error::Row { asked: asked.clone(), scale: scale.into(), known });
         }
-        let wanted = here
-            .into_iter()
-            .filter(|row| only.is_none_or(|only| only.contains(&row.id)));
+        let wanted = here.into_iter().filter(|row| only.is_none_or(|only| only.contains(&row.id)));
         wanted
             .map(|row| {
                 let mut config = self.base.clone();
@@ -159,39 +138,26 @@ impl Plan {
                 merge(&mut config, &row.set);
                 let seeds = seeds(&row.id, config.remove("seeds"))?;
                 let config_sha256 = config_hash(&config);
-                Ok(Row {
-                    id: row.id.clone(),
-                    seeds,
-                    config,
-                    config_sha256,
-                })
+                Ok(Row { id: row.id.clone(), seeds, config, config_sha256 })
             })
             .collect()
     }
 }
 
 fn seeds(row: &str, value: Option<toml::Value>) -> Result<Vec<u64>, Error> {
-    let refuse = |found: String| Error::Seeds {
-        row: row.into(),
-        found,
-    };
+    let refuse = |found: String| Error::Seeds { row: row.into(), found };
     let Some(value) = value else {
         return Err(refuse("nothing".into()));
     };
     let list = match &value {
         toml::Value::Integer(count) if *count > 0 => Some((0..*count as u64).collect::<Vec<_>>()),
-        toml::Value::Array(list) => list
-            .iter()
-            .map(|seed| seed.as_integer().and_then(|seed| u64::try_from(seed).ok()))
-            .collect(),
+        toml::Value::Array(list) => {
+            list.iter().map(|seed| seed.as_integer().and_then(|seed| u64::try_from(seed).ok())).collect()
+        }
         _ => None,
     };
     match list {
-        Some(list)
-            if !list.is_empty() && list.iter().collect::<BTreeSet<_>>().len() == list.len() =>
-        {
-            Ok(list)
-        }
+        Some(list) if !list.is_empty() && list.iter().collect::<BTreeSet<_>>().len() == list.len() => Ok(list),
         _ => Err(refuse(value.to_string())),
     }
 }
@@ -217,15 +183,10 @@ fn canonical(value: &toml::Value) -> String {
     match value {
         toml::Value::Table(table) => {
             let sorted: BTreeMap<&String, &toml::Value> = table.iter().collect();
-            let fields = sorted
-                .iter()
-                .map(|(key, value)| format!("{key:?}:{}", canonical(value)));
+            let fields = sorted.iter().map(|(key, value)| format!("{key:?}:{}", canonical(value)));
             format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
         }
-        toml::Value::Array(list) => format!(
-            "[{}]",
-            list.iter().map(canonical).collect::<Vec<_>>().join(",")
-        ),
+        toml::Value::Array(list) => format!("[{}]", list.iter().map(canonical).collect::<Vec<_>>().join(",")),
         toml::Value::String(text) => format!("{text:?}"),
         toml::Value::Float(value) => format!("{value:?}"),
         other => other.to_string(),

@@ -157,20 +157,13 @@ pub enum Error {
 pub fn write(folder: &Path, mut run: Run) -> Result<(), Error> {
     run.record.files.clear();
     let curve = (!run.curve.is_empty()).then_some(&run.curve);
-    for (name, metrics) in
-        std::iter::once(("metrics.csv", &run.metrics)).chain(curve.map(|c| ("curve.csv", c)))
-    {
+    for (name, metrics) in std::iter::once(("metrics.csv", &run.metrics)).chain(curve.map(|c| ("curve.csv", c))) {
         let text = to_csv(metrics);
-        run.record
-            .files
-            .insert(name.into(), sha256(text.as_bytes()));
+        run.record.files.insert(name.into(), sha256(text.as_bytes()));
         write_atomic(&folder.join(name), text.as_bytes())?;
     }
     let path = folder.join("run.json");
-    let broken = |e: serde_json::Error| Error::Broken {
-        path: path.clone(),
-        message: e.to_string(),
-    };
+    let broken = |e: serde_json::Error| Error::Broken { path: path.clone(), message: e.to_string() };
     let json = serde_json::to_string_pretty(&run.record).map_err(broken)? + "\n";
     write_atomic(&path, json.as_bytes())
 }
@@ -178,46 +171,24 @@ pub fn write(folder: &Path, mut run: Run) -> Result<(), Error> {
 /// Reads a run from `folder` and checks it whole.
 pub fn read(folder: &Path) -> Result<Run, Error> {
     let path = folder.join("run.json");
-    let record: RunRecord =
-        serde_json::from_slice(&files::read(&path)?).map_err(|e| Error::Broken {
-            path: path.clone(),
-            message: e.to_string(),
-        })?;
-    let refuse = |what: String| {
-        Err(Error::Schema {
-            path: path.clone(),
-            what,
-        })
-    };
+    let record: RunRecord = serde_json::from_slice(&files::read(&path)?)
+        .map_err(|e| Error::Broken { path: path.clone(), message: e.to_string() })?;
+    let refuse = |what: String| Err(Error::Schema { path: path.clone(), what });
     if record.schema != SCHEMA {
-        return refuse(format!(
-            "schema {} is not {SCHEMA}, the one this build reads",
-            record.schema
-        ));
+        return refuse(format!("schema {} is not {SCHEMA}, the one this build reads", record.schema));
     }
     for row in &record.rows {
         let found = config_hash(&row.config);
         if found != row.config_sha256 {
-            return refuse(format!(
-                "row {} has config_sha256 {}, its config {found}",
-                row.id, row.config_sha256
-            ));
+            return refuse(format!("row {} has config_sha256 {}, its config {found}", row.id, row.config_sha256));
         }
     }
     if !record.files.contains_key("metrics.csv") {
         return refuse("files lacks metrics.csv".into());
     }
     let metrics = values(folder, "metrics.csv", &record)?;
-    let curve = if record.files.contains_key("curve.csv") {
-        values(folder, "curve.csv", &record)?
-    } else {
-        Vec::new()
-    };
-    Ok(Run {
-        record,
-        metrics,
-        curve,
-    })
+    let curve = if record.files.contains_key("curve.csv") { values(folder, "curve.csv", &record)? } else { Vec::new() };
+    Ok(Run { record, metrics, curve })
 }
 
 fn values(folder: &Path, name: &str, record: &RunRecord) -> Result<Vec<Metric>, Error> {
@@ -226,37 +197,18 @@ fn values(folder: &Path, name: &str, record: &RunRecord) -> Result<Vec<Metric>, 
     let found = sha256(&bytes);
     let expected = record.files.get(name).cloned().unwrap_or_default();
     if found != expected {
-        return Err(Error::Hash {
-            path,
-            found,
-            expected,
-        });
+        return Err(Error::Hash { path, found, expected });
     }
-    let metrics = from_csv(&bytes).map_err(|message| Error::Broken {
-        path: path.clone(),
-        message,
-    })?;
+    let metrics = from_csv(&bytes).map_err(|message| Error::Broken { path: path.clone(), message })?;
     let mut seen = BTreeSet::new();
     for m in &metrics {
-        let what = format!(
-            "(row {}, seed {}, step {}, metric {})",
-            m.row, m.seed, m.step, m.metric
-        );
-        let known = record
-            .rows
-            .iter()
-            .any(|row| row.id == m.row && row.seeds.contains(&m.seed));
+        let what = format!("(row {}, seed {}, step {}, metric {})", m.row, m.seed, m.step, m.metric);
+        let known = record.rows.iter().any(|row| row.id == m.row && row.seeds.contains(&m.seed));
         if !known {
-            return Err(Error::Schema {
-                path,
-                what: format!("{what} is of no row and seed in run.json"),
-            });
+            return Err(Error::Schema { path, what: format!("{what} is of no row and seed in run.json") });
         }
         if !seen.insert((&m.row, m.seed, m.step, &m.metric)) {
-            return Err(Error::Schema {
-                path,
-                what: format!("{what} stands twice"),
-            });
+            return Err(Error::Schema { path, what: format!("{what} stands twice") });
         }
     }
     Ok(metrics)

@@ -92,32 +92,18 @@ pub enum Format {
 /// their groups and of groups that have no other rows.
 pub fn build(item: &Item, rows: &[String], recorded: Option<Column>, run: Option<Column>) -> Table {
     let judged_on = run.or(recorded);
-    let claims = judged_on
-        .map(|c| judge_all(item, c.measured, c.scale, c.device))
-        .unwrap_or_default();
+    let claims = judged_on.map(|c| judge_all(item, c.measured, c.scale, c.device)).unwrap_or_default();
     let header = |column: Column| {
-        let stale = if column.stale.is_some() {
-            " (stale)"
-        } else {
-            ""
-        };
+        let stale = if column.stale.is_some() { " (stale)" } else { "" };
         format!("scale {} on {}{stale}", column.scale, column.hardware)
     };
     let mut notes = item.notes.clone();
-    notes.extend(
-        recorded
-            .and_then(|c| c.stale)
-            .map(|reason| format!("The recorded values are stale: {reason}.")),
-    );
+    notes.extend(recorded.and_then(|c| c.stale).map(|reason| format!("The recorded values are stale: {reason}.")));
     let mut lines = Vec::new();
     for group in &item.groups {
         let named = |row: &Row| rows.contains(&row.id);
         let extras = group.rows.iter().any(named) || group.rows.iter().all(|row| row.paper_only);
-        for row in group
-            .rows
-            .iter()
-            .filter(|row| named(row) || (row.paper_only && extras))
-        {
+        for row in group.rows.iter().filter(|row| named(row) || (row.paper_only && extras)) {
             let of_row = |index: usize, metric: &Metric| Line {
                 group: group.label.clone(),
                 row: row.id.clone(),
@@ -128,14 +114,8 @@ pub fn build(item: &Item, rows: &[String], recorded: Option<Column>, run: Option
                 run: run.and_then(|c| c.measured.summary(&row.id, metric)),
                 verdict: verdict(item, &claims, &row.id, &metric.id),
             };
-            let cells: Vec<Line> = item
-                .metrics
-                .iter()
-                .enumerate()
-                .map(|(index, m)| of_row(index, m))
-                .collect();
-            let filled =
-                |line: &Line| line.paper.is_some() || line.recorded.is_some() || line.run.is_some();
+            let cells: Vec<Line> = item.metrics.iter().enumerate().map(|(index, m)| of_row(index, m)).collect();
+            let filled = |line: &Line| line.paper.is_some() || line.recorded.is_some() || line.run.is_some();
             let before = lines.len();
             lines.extend(cells.iter().filter(|line| filled(line)).cloned());
             if lines.len() == before {
@@ -160,23 +140,15 @@ pub fn build(item: &Item, rows: &[String], recorded: Option<Column>, run: Option
 }
 
 fn verdict(item: &Item, claims: &[Judged], row: &str, metric: &str) -> Option<Verdict> {
-    let about = item
-        .claims
-        .iter()
-        .zip(claims)
-        .filter(|(c, _)| c.metric == metric && c.test.subjects().contains(&row));
+    let about = item.claims.iter().zip(claims).filter(|(c, _)| c.metric == metric && c.test.subjects().contains(&row));
     let verdicts: Vec<Verdict> = about.map(|(_, judged)| judged.verdict).collect();
-    [Verdict::Off, Verdict::Ok, Verdict::Skip]
-        .into_iter()
-        .find(|v| verdicts.contains(v))
+    [Verdict::Off, Verdict::Ok, Verdict::Skip].into_iter().find(|v| verdicts.contains(v))
 }
 
 impl Table {
     /// Whether some claim is off.
     pub fn is_off(&self) -> bool {
-        self.claims
-            .iter()
-            .any(|claim| claim.verdict == Verdict::Off)
+        self.claims.iter().any(|claim| claim.verdict == Verdict::Off)
     }
 
     /// The table in a format, ending with a newline.
@@ -191,62 +163,33 @@ impl Table {
 
     /// `claims: 2 ok, 1 off, 3 skip`.
     pub fn tally(&self) -> String {
-        let count = |verdict| {
-            self.claims
-                .iter()
-                .filter(|claim| claim.verdict == verdict)
-                .count()
-        };
-        format!(
-            "claims: {} ok, {} off, {} skip",
-            count(Verdict::Ok),
-            count(Verdict::Off),
-            count(Verdict::Skip)
-        )
+        let count = |verdict| self.claims.iter().filter(|claim| claim.verdict == verdict).count();
+        format!("claims: {} ok, {} off, {} skip", count(Verdict::Ok), count(Verdict::Off), count(Verdict::Skip))
     }
 
     /// `recorded: scale small on ...` and `this run: ...`, for the columns that there are.
     fn origins(&self) -> Vec<String> {
-        let recorded = self
-            .recorded
-            .iter()
-            .map(|origin| format!("recorded: {origin}"));
-        recorded
-            .chain(self.run.iter().map(|origin| format!("this run: {origin}")))
-            .collect()
+        let recorded = self.recorded.iter().map(|origin| format!("recorded: {origin}"));
+        recorded.chain(self.run.iter().map(|origin| format!("this run: {origin}"))).collect()
     }
 
     /// The lines that people see: those of metrics meant for tables.
     fn shown(&self) -> impl Iterator<Item = &Line> {
-        self.lines
-            .iter()
-            .filter(|line| self.metrics[line.metric].in_table)
+        self.lines.iter().filter(|line| self.metrics[line.metric].in_table)
     }
 
     /// The metrics among the shown lines, in order.
     fn shown_metrics(&self) -> Vec<&Metric> {
         let used = |index: usize| self.shown().any(|line| line.metric == index);
-        self.metrics
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| used(*index))
-            .map(|(_, metric)| metric)
-            .collect()
+        self.metrics.iter().enumerate().filter(|(index, _)| used(*index)).map(|(_, metric)| metric).collect()
     }
 
     /// `V transcribed once`, ... for the grades among the shown lines.
     fn legend(&self) -> Vec<String> {
-        let mut grades: Vec<_> = self
-            .shown()
-            .filter_map(|line| line.paper.as_ref())
-            .map(|n| n.grade)
-            .collect();
+        let mut grades: Vec<_> = self.shown().filter_map(|line| line.paper.as_ref()).map(|n| n.grade).collect();
         grades.sort();
         grades.dedup();
-        grades
-            .iter()
-            .map(|grade| format!("{} {}", grade.name(), grade.meaning()))
-            .collect()
+        grades.iter().map(|grade| format!("{} {}", grade.name(), grade.meaning())).collect()
     }
 
     /// The notes on shown numbers, without repetition; a number's mark is its place here, from 1.
@@ -264,9 +207,7 @@ impl Table {
 /// ` [2]`, the mark of a number's note among the footnotes; empty without one.
 fn mark(number: &Number, footnotes: &[&str]) -> String {
     let place = footnotes.iter().position(|note| *note == number.note);
-    place
-        .map(|place| format!("[{}]", place + 1))
-        .unwrap_or_default()
+    place.map(|place| format!("[{}]", place + 1)).unwrap_or_default()
 }
 
 /// A summary's parts as text: median, `min–max` (empty for one seed), `solved/seeds` (empty where undefined).
@@ -277,10 +218,7 @@ fn parts(summary: &Summary, metric: &Metric) -> [String; 3] {
     } else {
         String::new()
     };
-    let solved = summary
-        .solved
-        .map(|n| format!("{n}/{}", summary.seeds))
-        .unwrap_or_default();
+    let solved = summary.solved.map(|n| format!("{n}/{}", summary.seeds)).unwrap_or_default();
     [number(summary.median), range, solved]
 }
 

@@ -48,10 +48,7 @@ pub(super) type Part = (Verdict, String);
 
 /// Every claim of the item, in order.
 pub fn judge_all(item: &Item, measured: &Measured, scale: &str, device: &str) -> Vec<Judged> {
-    item.claims
-        .iter()
-        .map(|claim| judge(item, claim, measured, scale, device))
-        .collect()
+    item.claims.iter().map(|claim| judge(item, claim, measured, scale, device)).collect()
 }
 
 /// One claim on values measured at `scale` on a device of kind `device` (`cpu`, `dfdx`, `cuda`).
@@ -59,33 +56,13 @@ pub fn judge(item: &Item, claim: &Claim, measured: &Measured, scale: &str, devic
     let scale_applies = claim.scales.iter().any(|s| s == scale);
     let device_applies = claim.devices.iter().any(|d| d == device);
     let (verdict, detail) = if !scale_applies {
-        (
-            Verdict::Skip,
-            format!(
-                "stated for scale {}, not {scale}",
-                claim.scales.join(" and ")
-            ),
-        )
+        (Verdict::Skip, format!("stated for scale {}, not {scale}", claim.scales.join(" and ")))
     } else if !device_applies {
-        (
-            Verdict::Skip,
-            format!(
-                "stated for device {}, not {device}",
-                claim.devices.join(" and ")
-            ),
-        )
+        (Verdict::Skip, format!("stated for device {}, not {device}", claim.devices.join(" and ")))
     } else {
         match item.metric(&claim.metric) {
-            None => (
-                Verdict::Skip,
-                format!("the item has no metric {}", claim.metric),
-            ),
-            Some(metric) => Judge {
-                item,
-                metric,
-                measured,
-            }
-            .parts(&claim.test),
+            None => (Verdict::Skip, format!("the item has no metric {}", claim.metric)),
+            Some(metric) => Judge { item, metric, measured }.parts(&claim.test),
         }
     };
     Judged {
@@ -115,11 +92,7 @@ fn all(parts: Vec<Part>) -> Part {
     }
     let more = details.len().saturating_sub(SHOWN);
     details.truncate(SHOWN);
-    let more = if more > 0 {
-        format!("; and {more} more")
-    } else {
-        String::new()
-    };
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     (worst, details.join("; ") + &more)
 }
 
@@ -135,35 +108,16 @@ pub(super) struct Judge<'a> {
 
 impl Judge<'_> {
     fn parts(&self, test: &Test) -> Part {
-        let each = |rows: &[String], part: &dyn Fn(&str) -> Part| {
-            all(rows.iter().map(|row| part(row)).collect())
-        };
+        let each = |rows: &[String], part: &dyn Fn(&str) -> Part| all(rows.iter().map(|row| part(row)).collect());
         match test {
             Test::Exact { rows } => each(rows, &|row| self.exact(row)),
-            Test::Within {
-                rows,
-                of: None,
-                rel,
-                abs,
-            } => each(rows, &|row| self.near_paper(row, *rel, *abs)),
-            Test::Within {
-                rows,
-                of: Some(of),
-                rel,
-                abs,
-            } => each(rows, &|row| self.near_row(row, of, *rel, *abs)),
+            Test::Within { rows, of: None, rel, abs } => each(rows, &|row| self.near_paper(row, *rel, *abs)),
+            Test::Within { rows, of: Some(of), rel, abs } => each(rows, &|row| self.near_row(row, of, *rel, *abs)),
             Test::Ratio { of, to, rel } => self.ratio(of, to, *rel),
-            Test::Ordering { sides, margin } => all(sides
-                .windows(2)
-                .map(|pair| self.above(&pair[0], &pair[1], *margin))
-                .collect()),
-            Test::Bound {
-                rows,
-                at_least,
-                at_most,
-                at_least_paper,
-                at_most_paper,
-            } => each(rows, &|row| {
+            Test::Ordering { sides, margin } => {
+                all(sides.windows(2).map(|pair| self.above(&pair[0], &pair[1], *margin)).collect())
+            }
+            Test::Bound { rows, at_least, at_most, at_least_paper, at_most_paper } => each(rows, &|row| {
                 let low = self.limit(row, *at_least, at_least_paper.as_deref());
                 let high = self.limit(row, *at_most, at_most_paper.as_deref());
                 match (low, high) {
@@ -181,21 +135,14 @@ impl Judge<'_> {
     /// Values by seed of several rows, on the seeds that all of them share. A value that is not finite is `off` even
     /// when another row is missing.
     pub(super) fn gather(&self, rows: &[&str]) -> Result<BTreeMap<u64, Vec<f64>>, Part> {
-        let cells: Vec<_> = rows
-            .iter()
-            .map(|row| self.measured.seeds(row, &self.metric.id))
-            .collect();
+        let cells: Vec<_> = rows.iter().map(|row| self.measured.seeds(row, &self.metric.id)).collect();
         for (row, cell) in rows.iter().zip(&cells) {
             if let Some((seed, value)) = cell.iter().find(|(_, value)| !value.is_finite()) {
                 return Err((Verdict::Off, format!("{row} is {value} at seed {seed}")));
             }
         }
-        let missing: Vec<&str> = rows
-            .iter()
-            .zip(&cells)
-            .filter(|(_, cell)| cell.is_empty())
-            .map(|(row, _)| *row)
-            .collect();
+        let missing: Vec<&str> =
+            rows.iter().zip(&cells).filter(|(_, cell)| cell.is_empty()).map(|(row, _)| *row).collect();
         if !missing.is_empty() {
             return Err((Verdict::Skip, format!("not run: {}", missing.join(", "))));
         }
@@ -208,12 +155,7 @@ impl Judge<'_> {
         let needed = if self.metric.over_seeds { MIN_SEEDS } else { 1 };
         if shared.len() < needed {
             let common = if rows.len() > 1 { " in common" } else { "" };
-            let reason = format!(
-                "{} of {} seeds needed{common}: {}",
-                shared.len(),
-                needed,
-                short(rows)
-            );
+            let reason = format!("{} of {} seeds needed{common}: {}", shared.len(), needed, short(rows));
             return Err((Verdict::Skip, reason));
         }
         Ok(shared)

@@ -7,25 +7,13 @@ use crate::paper::{Grade, Number};
 
 impl Judge<'_> {
     fn paper(&self, row: &str) -> Result<(&Number, f64), Part> {
-        let unknown = || {
-            (
-                Verdict::Skip,
-                format!("the paper's {} of {row} is unknown", self.metric.id),
-            )
-        };
+        let unknown = || (Verdict::Skip, format!("the paper's {} of {row} is unknown", self.metric.id));
         let number = self.item.number(row, &self.metric.id).ok_or_else(unknown)?;
-        number
-            .value
-            .map(|value| (number, value))
-            .ok_or_else(unknown)
+        number.value.map(|value| (number, value)).ok_or_else(unknown)
     }
 
     fn column(&self, row: &str) -> Result<Vec<f64>, Part> {
-        Ok(self
-            .gather(&[row])?
-            .into_values()
-            .map(|values| values[0])
-            .collect())
+        Ok(self.gather(&[row])?.into_values().map(|values| values[0]).collect())
     }
 
     pub(super) fn exact(&self, row: &str) -> Part {
@@ -33,17 +21,10 @@ impl Judge<'_> {
             let (number, target) = self.paper(row)?;
             let half = 0.5 * 10f64.powi(-(number.decimals() as i32)) * (1.0 + 1e-9);
             let values = self.column(row)?;
-            let worst = values
-                .iter()
-                .copied()
-                .max_by(|a, b| (a - target).abs().total_cmp(&(b - target).abs()));
+            let worst = values.iter().copied().max_by(|a, b| (a - target).abs().total_cmp(&(b - target).abs()));
             let worst = worst.unwrap_or(f64::NAN);
             let printed = format!("{worst:.*}", number.decimals());
-            let detail = format!(
-                "{row} {printed} against {}{}",
-                number.text,
-                inferred(number)
-            );
+            let detail = format!("{row} {printed} against {}{}", number.text, inferred(number));
             Ok((held((worst - target).abs() <= half), detail))
         })();
         tested.unwrap_or_else(|part| part)
@@ -54,26 +35,13 @@ impl Judge<'_> {
             Err(part) => part,
             Ok((number, target)) => {
                 let width = width(target, rel, abs);
-                let (verdict, detail) =
-                    self.inside(row, Some(target - width), Some(target + width));
-                (
-                    verdict,
-                    if verdict == Verdict::Skip {
-                        detail
-                    } else {
-                        detail + inferred(number)
-                    },
-                )
+                let (verdict, detail) = self.inside(row, Some(target - width), Some(target + width));
+                (verdict, if verdict == Verdict::Skip { detail } else { detail + inferred(number) })
             }
         }
     }
 
-    pub(super) fn limit(
-        &self,
-        row: &str,
-        number: Option<f64>,
-        paper: Option<&str>,
-    ) -> Result<Option<f64>, Part> {
+    pub(super) fn limit(&self, row: &str, number: Option<f64>, paper: Option<&str>) -> Result<Option<f64>, Part> {
         match paper {
             None => Ok(number),
             Some(SAME) => self.paper(row).map(|(_, value)| Some(value)),
@@ -100,8 +68,7 @@ impl Judge<'_> {
         let Some(interval) = rank_interval(values) else {
             return (Verdict::Skip, format!("not run: {name}"));
         };
-        let holds = low.is_none_or(|low| interval.low >= low)
-            && high.is_none_or(|high| interval.high <= high);
+        let holds = low.is_none_or(|low| interval.low >= low) && high.is_none_or(|high| interval.high <= high);
         let asked = match (low, high) {
             (Some(low), Some(high)) => format!("in {} to {}", show(low), show(high)),
             (Some(low), None) => format!(">= {}", show(low)),
@@ -110,16 +77,9 @@ impl Judge<'_> {
         };
         let spread = match values.len() {
             1 => String::new(),
-            n => format!(
-                " [{}, {}] over {n} seeds",
-                show(interval.low),
-                show(interval.high)
-            ),
+            n => format!(" [{}, {}] over {n} seeds", show(interval.low), show(interval.high)),
         };
-        (
-            held(holds),
-            format!("{name} {}{spread}, asked {asked}", show(interval.median)),
-        )
+        (held(holds), format!("{name} {}{spread}, asked {asked}", show(interval.median)))
     }
 
     pub(super) fn ratio(&self, of: &str, to: &str, rel: f64) -> Part {
@@ -133,22 +93,12 @@ impl Judge<'_> {
             let width = rel * target.abs();
             let name = format!("{of} / {to}");
             let show = |v: f64| format!("{v:.4}");
-            Ok(self.interval_inside(
-                &name,
-                &quotients,
-                Some(target - width),
-                Some(target + width),
-                &show,
-            ))
+            Ok(self.interval_inside(&name, &quotients, Some(target - width), Some(target + width), &show))
         })();
         tested.unwrap_or_else(|part| part)
     }
 }
 
 fn inferred(number: &Number) -> &'static str {
-    if number.grade == Grade::I {
-        " (inferred by us)"
-    } else {
-        ""
-    }
+    if number.grade == Grade::I { " (inferred by us)" } else { "" }
 }

@@ -25,31 +25,15 @@ impl Judge<'_> {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let left: Vec<f64> = shared.values().map(|v| mean(&v[..a.len()])).collect();
         let right: Vec<f64> = shared.values().map(|v| mean(&v[a.len()..])).collect();
-        let sign = if self.metric.direction == Direction::Down {
-            -1.0
-        } else {
-            1.0
-        };
-        let better = left
-            .iter()
-            .zip(&right)
-            .map(|(l, r)| sign * (l - r))
-            .collect();
+        let sign = if self.metric.direction == Direction::Down { -1.0 } else { 1.0 };
+        let better = left.iter().zip(&right).map(|(l, r)| sign * (l - r)).collect();
         let solved = |range: std::ops::Range<usize>| {
-            let values: Vec<f64> = shared
-                .values()
-                .flat_map(|v| v[range.clone()].iter().copied())
-                .collect();
+            let values: Vec<f64> = shared.values().flat_map(|v| v[range.clone()].iter().copied()).collect();
             let counted = Summary::of(&values, self.metric.solved_at).and_then(|s| s.solved);
             counted.map(|n| n as f64 / values.len() as f64)
         };
         let (solved_a, solved_b) = (solved(0..a.len()), solved(a.len()..rows.len()));
-        Ok(Pairs {
-            medians: (middle(&left), middle(&right)),
-            better,
-            sign,
-            solved: solved_a.zip(solved_b),
-        })
+        Ok(Pairs { medians: (middle(&left), middle(&right)), better, sign, solved: solved_a.zip(solved_b) })
     }
 
     pub(super) fn above(&self, a: &[String], b: &[String], margin: f64) -> Part {
@@ -73,11 +57,7 @@ impl Judge<'_> {
             _ => String::new(),
         };
         let (left, right) = (self.show(pairs.medians.0), self.show(pairs.medians.1));
-        let detail = format!(
-            "{} {left} and {} {right}, {asked}{share}{tail}",
-            short(&a),
-            short(&b)
-        );
+        let detail = format!("{} {left} and {} {right}, {asked}{share}{tail}", short(&a), short(&b));
         (held(gain > 0.0 && solved && evidence), detail)
     }
 
@@ -91,16 +71,9 @@ impl Judge<'_> {
         let (above, _) = self.evidence(&pairs.better, width);
         let (below, _) = self.evidence(&worse, width);
         let near = (pairs.medians.0 - pairs.medians.1).abs() <= width;
-        let seeds = if self.metric.over_seeds {
-            format!(" over {} seeds", worse.len())
-        } else {
-            String::new()
-        };
+        let seeds = if self.metric.over_seeds { format!(" over {} seeds", worse.len()) } else { String::new() };
         let (left, right) = (self.show(pairs.medians.0), self.show(pairs.medians.1));
-        let detail = format!(
-            "{row} {left} and {of} {right}{seeds}, asked within {}",
-            trim(width)
-        );
+        let detail = format!("{row} {left} and {of} {right}{seeds}, asked within {}", trim(width));
         (held(near && above && below), detail)
     }
 
@@ -112,10 +85,7 @@ impl Judge<'_> {
         }
         let shifted: Vec<f64> = better.iter().map(|d| d + margin).collect();
         let p = sign_flip_p(&shifted);
-        (
-            p <= LEVEL,
-            format!(", p = {p:.3} over {} seeds", better.len()),
-        )
+        (p <= LEVEL, format!(", p = {p:.3} over {} seeds", better.len()))
     }
 }
 

@@ -40,39 +40,24 @@ pub fn rank_interval(values: &[f64]) -> Option<Interval> {
         k += 1;
         coverage = 1.0 - 2.0 * tail;
     }
-    Some(Interval {
-        median: median(&sorted),
-        low: sorted[k - 1],
-        high: sorted[n - k],
-        coverage,
-    })
+    Some(Interval { median: median(&sorted), low: sorted[k - 1], high: sorted[n - k], coverage })
 }
 
 /// P(Bin(n, 1/2) = k).
 fn binomial_half(n: usize, k: usize) -> f64 {
-    (0..k).fold(0.5f64.powi(n as i32), |p, i| {
-        p * (n - i) as f64 / (i + 1) as f64
-    })
+    (0..k).fold(0.5f64.powi(n as i32), |p, i| p * (n - i) as f64 / (i + 1) as f64)
 }
 
 /// The one-sided p-value of the exact sign-flip (permutation) test on paired differences: the share of the 2^n
 /// patterns of signs whose sum is at least the observed one. Small when the differences are positive; 2^-n at best.
 /// Ties with the observed sum count, so that p is never 0. No pairs give 1.
 pub fn sign_flip_p(differences: &[f64]) -> f64 {
-    let d: Vec<f64> = differences
-        .iter()
-        .take(MAX_PAIRS)
-        .map(|d| d.abs())
-        .collect();
+    let d: Vec<f64> = differences.iter().take(MAX_PAIRS).map(|d| d.abs()).collect();
     let observed: f64 = differences.iter().take(MAX_PAIRS).sum();
     let slack = 1e-12 * d.iter().sum::<f64>();
     let patterns = 1u32 << d.len();
     let reach = (0..patterns).filter(|signs| {
-        let sum: f64 = d
-            .iter()
-            .enumerate()
-            .map(|(i, d)| if signs >> i & 1 == 1 { *d } else { -d })
-            .sum();
+        let sum: f64 = d.iter().enumerate().map(|(i, d)| if signs >> i & 1 == 1 { *d } else { -d }).sum();
         sum >= observed - slack
     });
     reach.count() as f64 / f64::from(patterns)
@@ -94,11 +79,7 @@ mod tests {
             let values: Vec<f64> = (1..=n).rev().map(f64::from).collect();
             let got = rank_interval(&values).unwrap();
             assert_eq!((got.low, got.high), (low, high), "n = {n}");
-            assert!(
-                (got.coverage - coverage).abs() < 1e-12,
-                "n = {n}: {}",
-                got.coverage
-            );
+            assert!((got.coverage - coverage).abs() < 1e-12, "n = {n}: {}", got.coverage);
         }
         assert_eq!(rank_interval(&[]), None);
     }

@@ -49,13 +49,7 @@ fn verdict(metric: &str, test: &str, cells: &[(&str, &[f64])]) -> Judged {
     judged_at(metric, test, cells, "small", "cuda")
 }
 
-fn judged_at(
-    metric: &str,
-    test: &str,
-    cells: &[(&str, &[f64])],
-    scale: &str,
-    device: &str,
-) -> Judged {
+fn judged_at(metric: &str, test: &str, cells: &[(&str, &[f64])], scale: &str, device: &str) -> Judged {
     let toml = format!(
         "{ITEM}[[claim]]\nid = \"q\"\nsays = \"\"\nmetric = \"{metric}\"\n\
          scales = [\"small\"]\ndevices = [\"cuda\"]\n{test}\n"
@@ -65,22 +59,10 @@ fn judged_at(
     for (row, values) in cells {
         for (seed, &value) in values.iter().enumerate() {
             let (row, metric) = (row.to_string(), metric.to_string());
-            metrics.push(measured::Metric {
-                row,
-                seed: seed as u64,
-                step: 1,
-                metric,
-                value,
-            });
+            metrics.push(measured::Metric { row, seed: seed as u64, step: 1, metric, value });
         }
     }
-    judge(
-        &item,
-        &item.claims[0],
-        &Measured::new(&metrics),
-        scale,
-        device,
-    )
+    judge(&item, &item.claims[0], &Measured::new(&metrics), scale, device)
 }
 
 const NAN: f64 = f64::NAN;
@@ -100,103 +82,25 @@ fn verdicts_of_every_kind() {
     use Verdict::{Off, Ok, Skip};
     let cases: &[(&str, &str, Cells, Verdict)] = &[
         // Three clear seeds hold; one reversal among three does not; one small reversal among five does.
-        (
-            "acc",
-            ABOVE,
-            &[("a", &[0.9, 1.0, 0.95]), ("b", &[0.2, 0.3, 0.1])],
-            Ok,
-        ),
-        (
-            "acc",
-            ABOVE,
-            &[("a", &[0.9, 1.0, 0.1]), ("b", &[0.2, 0.3, 0.2])],
-            Off,
-        ),
-        (
-            "acc",
-            ABOVE,
-            &[
-                ("a", &[1.0, 1.0, 1.0, 1.0, 0.29]),
-                ("b", &[0.3, 0.3, 0.3, 0.3, 0.3]),
-            ],
-            Ok,
-        ),
-        (
-            "acc",
-            ABOVE,
-            &[("a", &[0.2, 0.3, 0.1]), ("b", &[0.9, 1.0, 0.95])],
-            Off,
-        ),
-        (
-            "acc",
-            ABOVE,
-            &[("a", &[1.0, 1.0, 1.0]), ("b", &[1.0, 1.0, 1.0])],
-            Off,
-        ),
+        ("acc", ABOVE, &[("a", &[0.9, 1.0, 0.95]), ("b", &[0.2, 0.3, 0.1])], Ok),
+        ("acc", ABOVE, &[("a", &[0.9, 1.0, 0.1]), ("b", &[0.2, 0.3, 0.2])], Off),
+        ("acc", ABOVE, &[("a", &[1.0, 1.0, 1.0, 1.0, 0.29]), ("b", &[0.3, 0.3, 0.3, 0.3, 0.3])], Ok),
+        ("acc", ABOVE, &[("a", &[0.2, 0.3, 0.1]), ("b", &[0.9, 1.0, 0.95])], Off),
+        ("acc", ABOVE, &[("a", &[1.0, 1.0, 1.0]), ("b", &[1.0, 1.0, 1.0])], Off),
         // A greater median with fewer solved seeds is no order of a bimodal task.
-        (
-            "acc",
-            ABOVE,
-            &[("a", &[0.8; 5]), ("b", &[0.1, 0.1, 0.1, 0.1, 0.95])],
-            Off,
-        ),
-        (
-            "ppl",
-            ABOVE,
-            &[("a", &[18.0, 18.1, 18.2]), ("b", &[19.0, 19.1, 19.2])],
-            Ok,
-        ),
-        (
-            "ppl",
-            ABOVE,
-            &[("a", &[19.0, 19.1, 19.2]), ("b", &[18.0, 18.1, 18.2])],
-            Off,
-        ),
-        (
-            "acc",
-            CHAIN,
-            &[("a", &[0.9; 3]), ("b", &[0.5; 3]), ("c", &[0.2; 3])],
-            Ok,
-        ),
-        (
-            "acc",
-            CHAIN,
-            &[("a", &[0.9; 3]), ("b", &[0.5; 3]), ("c", &[0.6; 3])],
-            Off,
-        ),
-        (
-            "acc",
-            POOLED,
-            &[("a", &[0.9; 3]), ("b", &[0.3; 3]), ("c", &[0.5; 3])],
-            Ok,
-        ),
-        (
-            "acc",
-            POOLED,
-            &[("a", &[0.9; 3]), ("b", &[0.0; 3]), ("c", &[0.5; 3])],
-            Off,
-        ),
+        ("acc", ABOVE, &[("a", &[0.8; 5]), ("b", &[0.1, 0.1, 0.1, 0.1, 0.95])], Off),
+        ("ppl", ABOVE, &[("a", &[18.0, 18.1, 18.2]), ("b", &[19.0, 19.1, 19.2])], Ok),
+        ("ppl", ABOVE, &[("a", &[19.0, 19.1, 19.2]), ("b", &[18.0, 18.1, 18.2])], Off),
+        ("acc", CHAIN, &[("a", &[0.9; 3]), ("b", &[0.5; 3]), ("c", &[0.2; 3])], Ok),
+        ("acc", CHAIN, &[("a", &[0.9; 3]), ("b", &[0.5; 3]), ("c", &[0.6; 3])], Off),
+        ("acc", POOLED, &[("a", &[0.9; 3]), ("b", &[0.3; 3]), ("c", &[0.5; 3])], Ok),
+        ("acc", POOLED, &[("a", &[0.9; 3]), ("b", &[0.0; 3]), ("c", &[0.5; 3])], Off),
         // Not worse by more than a margin.
-        (
-            "acc",
-            MARGIN,
-            &[("a", &[0.79, 0.80, 0.81]), ("b", &[0.80; 3])],
-            Ok,
-        ),
+        ("acc", MARGIN, &[("a", &[0.79, 0.80, 0.81]), ("b", &[0.80; 3])], Ok),
         ("acc", MARGIN, &[("a", &[0.70; 3]), ("b", &[0.80; 3])], Off),
-        (
-            "acc",
-            NEAR_ROW,
-            &[("a", &[0.99, 1.0, 1.0]), ("b", &[1.0, 0.98, 1.0])],
-            Ok,
-        ),
+        ("acc", NEAR_ROW, &[("a", &[0.99, 1.0, 1.0]), ("b", &[1.0, 0.98, 1.0])], Ok),
         ("acc", NEAR_ROW, &[("a", &[0.9; 3]), ("b", &[1.0; 3])], Off),
-        (
-            "acc",
-            NEAR_ROW,
-            &[("a", &[1.0, 1.0, 0.1]), ("b", &[1.0, 1.0, 1.0])],
-            Off,
-        ),
+        ("acc", NEAR_ROW, &[("a", &[1.0, 1.0, 0.1]), ("b", &[1.0, 1.0, 1.0])], Off),
         // The whole interval, not the median, has to lie within.
         ("acc", NEAR_PAPER, &[("a", &[0.78, 0.80, 0.82])], Ok),
         ("acc", NEAR_PAPER, &[("a", &[0.78, 0.80, 0.99])], Off),
@@ -204,36 +108,16 @@ fn verdicts_of_every_kind() {
         ("acc", AT_LEAST, &[("a", &[0.4, 0.7, 0.8])], Off),
         ("acc", EXACT, &[("a", &[0.80, 0.804, 0.796])], Ok),
         ("acc", EXACT, &[("a", &[0.80, 0.81, 0.80])], Off),
-        (
-            "acc",
-            RATIO,
-            &[("a", &[0.8, 0.6, 0.4]), ("b", &[0.4, 0.3, 0.2])],
-            Ok,
-        ),
-        (
-            "acc",
-            RATIO,
-            &[("a", &[0.8, 0.6, 0.6]), ("b", &[0.4, 0.3, 0.2])],
-            Off,
-        ),
-        (
-            "acc",
-            RATIO,
-            &[("a", &[0.8, 0.6, 0.6]), ("b", &[0.4, 0.3, 0.0])],
-            Off,
-        ),
+        ("acc", RATIO, &[("a", &[0.8, 0.6, 0.4]), ("b", &[0.4, 0.3, 0.2])], Ok),
+        ("acc", RATIO, &[("a", &[0.8, 0.6, 0.6]), ("b", &[0.4, 0.3, 0.2])], Off),
+        ("acc", RATIO, &[("a", &[0.8, 0.6, 0.6]), ("b", &[0.4, 0.3, 0.0])], Off),
         // What does not vary with the seed needs one value.
         ("ms", AT_MOST_SAME, &[("a", &[9.0]), ("b", &[19.0])], Ok),
         ("ms", AT_MOST_SAME, &[("a", &[9.0]), ("b", &[20.5])], Off),
         ("ms", ABOVE, &[("a", &[9.0]), ("b", &[19.0])], Ok),
         ("ms", ABOVE, &[("a", &[19.0]), ("b", &[9.0])], Off),
         // NaN is off, even beside a row that was not run; what was not run is skip, never ok.
-        (
-            "acc",
-            ABOVE,
-            &[("a", &[0.9, NAN, 1.0]), ("b", &[0.1; 3])],
-            Off,
-        ),
+        ("acc", ABOVE, &[("a", &[0.9, NAN, 1.0]), ("b", &[0.1; 3])], Off),
         ("acc", ABOVE, &[("a", &[0.9, NAN])], Off),
         ("acc", AT_LEAST, &[("a", &[0.9, 0.9, f64::INFINITY])], Off),
         ("acc", EXACT, &[("a", &[NAN; 3])], Off),
@@ -245,11 +129,7 @@ fn verdicts_of_every_kind() {
     ];
     for (metric, test, cells, expected) in cases {
         let judged = verdict(metric, test, cells);
-        assert_eq!(
-            judged.verdict, *expected,
-            "{test} on {cells:?}: {}",
-            judged.detail
-        );
+        assert_eq!(judged.verdict, *expected, "{test} on {cells:?}: {}", judged.detail);
         assert!(!judged.detail.is_empty());
     }
 }
@@ -258,35 +138,17 @@ fn verdicts_of_every_kind() {
 fn details_and_reasons_say_what_decided() {
     let good: Cells = &[("a", &[0.9, 1.0, 0.95]), ("b", &[0.2, 0.3, 0.1])];
     for (judged, detail) in [
-        (
-            verdict("acc", ABOVE, good),
-            "a 0.95 and b 0.20, asked above, solved 100 % and 0 %, p = 0.125 over 3 seeds",
-        ),
+        (verdict("acc", ABOVE, good), "a 0.95 and b 0.20, asked above, solved 100 % and 0 %, p = 0.125 over 3 seeds"),
         (verdict("acc", ABOVE, &good[..1]), "not run: b"),
-        (
-            verdict("acc", ABOVE, &[("a", &[0.9; 2]), ("b", &[0.1; 3])]),
-            "2 of 3 seeds needed in common: a, b",
-        ),
-        (
-            verdict("acc", AT_LEAST, &[("a", &[0.9, NAN, 1.0])]),
-            "a is NaN at seed 1",
-        ),
-        (
-            verdict("acc", "test.exact = { rows = [\"c\"] }", good),
-            "the paper's acc of c is unknown",
-        ),
+        (verdict("acc", ABOVE, &[("a", &[0.9; 2]), ("b", &[0.1; 3])]), "2 of 3 seeds needed in common: a, b"),
+        (verdict("acc", AT_LEAST, &[("a", &[0.9, NAN, 1.0])]), "a is NaN at seed 1"),
+        (verdict("acc", "test.exact = { rows = [\"c\"] }", good), "the paper's acc of c is unknown"),
         (
             verdict("acc", "test.within = { rows = [\"b\"], rel = 0.5 }", good),
             "b 0.20 [0.10, 0.30] over 3 seeds, asked in 0.20 to 0.60 (inferred by us)",
         ),
-        (
-            judged_at("acc", ABOVE, good, "smoke", "cuda"),
-            "stated for scale small, not smoke",
-        ),
-        (
-            judged_at("acc", ABOVE, good, "small", "cpu"),
-            "stated for device cuda, not cpu",
-        ),
+        (judged_at("acc", ABOVE, good, "smoke", "cuda"), "stated for scale small, not smoke"),
+        (judged_at("acc", ABOVE, good, "small", "cpu"), "stated for device cuda, not cpu"),
     ] {
         assert_eq!(judged.detail, detail);
     }

@@ -49,28 +49,21 @@ fn font(size: i32) -> TextStyle<'static> {
 
 /// The title, and under it the legend: a marker and a label per series.
 fn heading(figure: &Figure, area: &Area) -> Result<(), String> {
-    area.draw(&Text::new(figure.title.clone(), (16, 12), font(20)))
-        .map_err(said)?;
+    area.draw(&Text::new(figure.title.clone(), (16, 12), font(20))).map_err(said)?;
     let mut left = 24;
     let mut entry = |label: &str, place: Option<usize>| -> Result<(), String> {
         match place {
             Some(place) => mark(area, place, (left, 48), colour(place))?,
             None => hollow(area, (left, 48), GREY)?,
         }
-        area.draw(&Text::new(label.to_string(), (left + 10, 40), font(16)))
-            .map_err(said)?;
+        area.draw(&Text::new(label.to_string(), (left + 10, 40), font(16))).map_err(said)?;
         left += 36 + 7 * label.chars().count() as i32;
         Ok(())
     };
     for one in &figure.series {
         entry(&one.label, Some(one.place))?;
     }
-    if figure
-        .series
-        .iter()
-        .flat_map(|one| &one.points)
-        .any(|point| point.paper.is_some())
-    {
+    if figure.series.iter().flat_map(|one| &one.points).any(|point| point.paper.is_some()) {
         entry("the paper's value", None)?;
     }
     Ok(())
@@ -81,18 +74,9 @@ fn mark(area: &Area, place: usize, at: (i32, i32), colour: RGBColor) -> Result<(
     let (x, y) = at;
     match place % 4 {
         0 => area.draw(&Circle::new(at, 4, colour.filled())),
-        1 => area.draw(&Polygon::new(
-            vec![(x, y - 5), (x + 5, y + 4), (x - 5, y + 4)],
-            colour.filled(),
-        )),
-        2 => area.draw(&Rectangle::new(
-            [(x - 4, y - 4), (x + 4, y + 4)],
-            colour.filled(),
-        )),
-        _ => area.draw(&Polygon::new(
-            vec![(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)],
-            colour.filled(),
-        )),
+        1 => area.draw(&Polygon::new(vec![(x, y - 5), (x + 5, y + 4), (x - 5, y + 4)], colour.filled())),
+        2 => area.draw(&Rectangle::new([(x - 4, y - 4), (x + 4, y + 4)], colour.filled())),
+        _ => area.draw(&Polygon::new(vec![(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)], colour.filled())),
     }
     .map_err(said)
 }
@@ -105,13 +89,7 @@ fn hollow(area: &Area, (x, y): (i32, i32), colour: RGBColor) -> Result<(), Strin
 
 fn chart(figure: &Figure, area: &Area) -> Result<(), String> {
     let points = || figure.series.iter().flat_map(|one| &one.points);
-    let heights = points().flat_map(|p| {
-        p.run
-            .map(|s| [s.min, s.max])
-            .into_iter()
-            .flatten()
-            .chain(p.paper)
-    });
+    let heights = points().flat_map(|p| p.run.map(|s| [s.min, s.max]).into_iter().flatten().chain(p.paper));
     let (low, high) = match figure.range {
         Some([low, high]) => (low, high),
         None => padded(heights, 0.06),
@@ -142,10 +120,7 @@ fn chart(figure: &Figure, area: &Area) -> Result<(), String> {
         .y_desc(figure.y_label.clone());
     match figure.kind {
         Kind::Dots => mesh.disable_x_mesh().x_labels(0),
-        Kind::Lines => mesh
-            .x_labels(5)
-            .x_label_formatter(&x_text)
-            .x_desc(figure.x_label.clone()),
+        Kind::Lines => mesh.x_labels(5).x_label_formatter(&x_text).x_desc(figure.x_label.clone()),
     };
     mesh.draw().map_err(said)?;
     if figure.kind == Kind::Dots {
@@ -157,16 +132,10 @@ fn chart(figure: &Figure, area: &Area) -> Result<(), String> {
             Kind::Lines => p.x.map_or(f64::NAN, f64::log10),
         };
         if figure.kind == Kind::Lines {
-            let mut line: Vec<(f64, f64)> = one
-                .points
-                .iter()
-                .filter_map(|p| p.run.map(|s| (offset(p), s.median)))
-                .filter(finite)
-                .collect();
+            let mut line: Vec<(f64, f64)> =
+                one.points.iter().filter_map(|p| p.run.map(|s| (offset(p), s.median))).filter(finite).collect();
             line.sort_by(|a, b| a.0.total_cmp(&b.0));
-            chart
-                .draw_series(LineSeries::new(line, colour(one.place).stroke_width(1)))
-                .map_err(said)?;
+            chart.draw_series(LineSeries::new(line, colour(one.place).stroke_width(1))).map_err(said)?;
         }
         for point in &one.points {
             draw_point(&chart, area, offset(point), point, one.place)?;
@@ -175,13 +144,7 @@ fn chart(figure: &Figure, area: &Area) -> Result<(), String> {
     Ok(())
 }
 
-fn draw_point(
-    chart: &Chart,
-    area: &Area,
-    x: f64,
-    point: &Point,
-    place: usize,
-) -> Result<(), String> {
+fn draw_point(chart: &Chart, area: &Area, x: f64, point: &Point, place: usize) -> Result<(), String> {
     let base = area.get_base_pixel();
     let pixel = |y: f64| {
         let (px, py) = chart.backend_coord(&(x, y));
@@ -196,18 +159,14 @@ fn draw_point(
     if !whole {
         // A broken run has no place on the axes and must not vanish either: a word at the foot of its column.
         let (px, py) = pixel(chart.as_coord_spec().get_y_range().start);
-        let style = font(15)
-            .color(&colour)
-            .pos(Pos::new(HPos::Center, VPos::Bottom));
-        area.draw(&Text::new("NaN", (px, py - 4), style))
-            .map_err(said)?;
+        let style = font(15).color(&colour).pos(Pos::new(HPos::Center, VPos::Bottom));
+        area.draw(&Text::new("NaN", (px, py - 4), style)).map_err(said)?;
     } else if x.is_finite() {
         if run.max > run.min {
             let (top, bottom) = (pixel(run.max), pixel(run.min));
             let cap = |(px, py): (i32, i32)| vec![(px - 4, py), (px + 4, py)];
             for path in [vec![top, bottom], cap(top), cap(bottom)] {
-                area.draw(&PathElement::new(path, colour.stroke_width(1)))
-                    .map_err(said)?;
+                area.draw(&PathElement::new(path, colour.stroke_width(1))).map_err(said)?;
             }
         }
         mark(area, place, pixel(run.median), colour)?;
@@ -222,17 +181,11 @@ fn categories(figure: &Figure, chart: &Chart, area: &Area, floor: f64) -> Result
     for (index, label) in figure.categories.iter().enumerate() {
         let (x, y) = chart.backend_coord(&(index as f64 + 0.5, floor));
         let style = font(16).pos(Pos::new(HPos::Center, VPos::Top));
-        area.draw(&Text::new(
-            label.clone(),
-            (x - base.0, y - base.1 + 12),
-            style,
-        ))
-        .map_err(said)?;
+        area.draw(&Text::new(label.clone(), (x - base.0, y - base.1 + 12), style)).map_err(said)?;
         if index > 0 {
             let (x, y) = chart.backend_coord(&(index as f64, floor));
             let line = vec![(x - base.0, top), (x - base.0, y - base.1)];
-            area.draw(&PathElement::new(line, RGBColor(200, 200, 200)))
-                .map_err(said)?;
+            area.draw(&PathElement::new(line, RGBColor(200, 200, 200))).map_err(said)?;
         }
     }
     Ok(())
@@ -242,11 +195,7 @@ fn categories(figure: &Figure, chart: &Chart, area: &Area, floor: f64) -> Result
 /// would take more than 60 % of the category.
 fn spread(figure: &Figure, place: usize) -> f64 {
     let count = figure.series.len();
-    let index = figure
-        .series
-        .iter()
-        .position(|one| one.place == place)
-        .unwrap_or(0);
+    let index = figure.series.iter().position(|one| one.place == place).unwrap_or(0);
     let gaps = count.saturating_sub(1) as f64;
     let step = (0.6 / gaps.max(1.0)).min(48.0 * figure.categories.len() as f64 / f64::from(SIZE.0));
     step * (index as f64 - 0.5 * gaps)
@@ -260,16 +209,10 @@ fn finite(at: &(f64, f64)) -> bool {
 fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
     let (low, high) = values
         .filter(|v| v.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
-            (low.min(v), high.max(v))
-        });
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if low > high {
         return (0.0, 1.0);
     }
-    let pad = if high > low {
-        share * (high - low)
-    } else {
-        0.5 * low.abs().max(1.0) * share
-    };
+    let pad = if high > low { share * (high - low) } else { 0.5 * low.abs().max(1.0) * share };
     (low - pad, high + pad)
 }

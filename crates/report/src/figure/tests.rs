@@ -53,44 +53,21 @@ fn the_csv_is_the_figures_data() {
 fn the_svg_is_byte_identical_and_holds_every_label() {
     let dots = figure("figure-recall", "varkey", &recall());
     let svg = dots.svg().unwrap();
-    assert_eq!(
-        svg,
-        figure("figure-recall", "varkey", &recall()).svg().unwrap()
-    );
+    assert_eq!(svg, figure("figure-recall", "varkey", &recall()).svg().unwrap());
     insta::assert_snapshot!("varkey.svg", svg);
-    for part in [
-        "variable-key",
-        "compositional",
-        "dynamic, low-rank",
-        "test accuracy",
-        "</svg>",
-    ] {
+    for part in ["variable-key", "compositional", "dynamic, low-rank", "test accuracy", "</svg>"] {
         assert!(svg.contains(part), "{part}");
     }
-    assert_eq!(
-        svg.matches("NaN").count(),
-        1,
-        "a broken run is a word, never a coordinate"
-    );
-    assert!(
-        !svg.contains("dynamic, head-wise"),
-        "a series without values is left out"
-    );
+    assert_eq!(svg.matches("NaN").count(), 1, "a broken run is a word, never a coordinate");
+    assert!(!svg.contains("dynamic, head-wise"), "a series without values is left out");
 }
 
 #[test]
 fn the_papers_values_are_hollow_squares_and_inferred_ones_are_not() {
-    let mad = figure(
-        "figure-recall",
-        "mad",
-        &points(&[("mad-fuzzy.lowrank", "accuracy", &[0.7, 0.71, 0.72])]),
-    );
+    let mad = figure("figure-recall", "mad", &points(&[("mad-fuzzy.lowrank", "accuracy", &[0.7, 0.71, 0.72])]));
     let fuzzy: Vec<Option<f64>> = mad.series.iter().map(|one| one.points[0].paper).collect();
     assert_eq!(fuzzy[..1], [Some(0.298)]);
-    assert!(
-        mad.svg().unwrap().contains("the paper"),
-        "the legend explains them"
-    );
+    assert!(mad.svg().unwrap().contains("the paper"), "the legend explains them");
     let none = figure("figure-recall", "varkey", &points(&[]));
     assert!(none.is_empty() && none.series.is_empty() && none.svg().is_ok());
 }

@@ -5,11 +5,7 @@ use crate::claim::Test;
 use std::collections::BTreeSet;
 
 fn lint<T>(item: &str, what: String, remedy: &'static str) -> Result<T, Error> {
-    Err(Error::Lint {
-        item: item.into(),
-        what,
-        remedy,
-    })
+    Err(Error::Lint { item: item.into(), what, remedy })
 }
 
 /// One csv line as a number: a value that parses, absent exactly when the grade is U.
@@ -18,36 +14,20 @@ pub(super) fn number(item: &str, line: NumberLine) -> Result<Number, Error> {
     let value = match (line.value.as_str(), line.grade) {
         ("", Grade::U) => None,
         ("", grade) => {
-            return lint(
-                item,
-                format!("{place} has grade {} and no value", grade.name()),
-                "grade it U",
-            );
+            return lint(item, format!("{place} has grade {} and no value", grade.name()), "grade it U");
         }
         (text, Grade::U) => {
-            return lint(
-                item,
-                format!("{place} has grade U and the value {text}"),
-                "leave the value empty",
-            );
+            return lint(item, format!("{place} has grade U and the value {text}"), "leave the value empty");
         }
         (text, _) => match text.parse::<f64>() {
             Ok(value) if value.is_finite() => Some(value),
             _ => {
-                return lint(
-                    item,
-                    format!("{place} has the value `{text}`"),
-                    "write a finite number",
-                );
+                return lint(item, format!("{place} has the value `{text}`"), "write a finite number");
             }
         },
     };
     if line.source.is_empty() {
-        return lint(
-            item,
-            format!("{place} has no source"),
-            "say where it was read",
-        );
+        return lint(item, format!("{place} has no source"), "say where it was read");
     }
     Ok(Number {
         row: line.row,
@@ -64,69 +44,34 @@ pub(super) fn number(item: &str, line: NumberLine) -> Result<Number, Error> {
 /// Ids unique and known, units equal, claims testable.
 pub(super) fn item(id: &str, item: &Item) -> Result<(), Error> {
     if item.id != id {
-        return lint(
-            id,
-            format!("the id inside is `{}`", item.id),
-            "name file and item alike",
-        );
+        return lint(id, format!("the id inside is `{}`", item.id), "name file and item alike");
     }
     if item.caption.is_empty() != (item.caption_grade == Grade::U) {
-        return lint(
-            id,
-            "caption and caption_grade disagree".into(),
-            "an unknown caption is empty and graded U",
-        );
+        return lint(id, "caption and caption_grade disagree".into(), "an unknown caption is empty and graded U");
     }
     unique(id, "row", item.rows().map(|row| row.id.as_str()))?;
-    unique(
-        id,
-        "metric",
-        item.metrics.iter().map(|metric| metric.id.as_str()),
-    )?;
-    unique(
-        id,
-        "claim",
-        item.claims.iter().map(|claim| claim.id.as_str()),
-    )?;
-    unique(
-        id,
-        "figure",
-        item.figures.iter().map(|figure| figure.id.as_str()),
-    )?;
+    unique(id, "metric", item.metrics.iter().map(|metric| metric.id.as_str()))?;
+    unique(id, "claim", item.claims.iter().map(|claim| claim.id.as_str()))?;
+    unique(id, "figure", item.figures.iter().map(|figure| figure.id.as_str()))?;
 
     let mut cells = BTreeSet::new();
     for number in &item.numbers {
         let (row, metric) = (number.row.as_str(), number.metric.as_str());
         if !cells.insert((row, metric)) {
-            return lint(
-                id,
-                format!("({row}, {metric}) stands twice in the csv"),
-                "keep one",
-            );
+            return lint(id, format!("({row}, {metric}) stands twice in the csv"), "keep one");
         }
         known_row(id, item, row, "the csv")?;
         let Some(of) = item.metric(metric) else {
-            return lint(
-                id,
-                format!("the csv's metric `{metric}` is not in the toml"),
-                "add a [[metric]]",
-            );
+            return lint(id, format!("the csv's metric `{metric}` is not in the toml"), "add a [[metric]]");
         };
         if of.unit != number.unit {
-            let what = format!(
-                "({row}, {metric}) is in `{}`, its metric in `{}`",
-                number.unit, of.unit
-            );
+            let what = format!("({row}, {metric}) is in `{}`, its metric in `{}`", number.unit, of.unit);
             return lint(id, what, "use one unit");
         }
     }
     for row in item.rows().filter(|row| row.paper_only) {
         if !item.numbers.iter().any(|number| number.row == row.id) {
-            return lint(
-                id,
-                format!("row `{}` is paper_only without a number", row.id),
-                "drop it or add its number",
-            );
+            return lint(id, format!("row `{}` is paper_only without a number", row.id), "drop it or add its number");
         }
     }
     for figure in &item.figures {
@@ -146,48 +91,23 @@ pub(super) fn item(id: &str, item: &Item) -> Result<(), Error> {
 /// A claim whose own numbers make sense.
 fn testable(id: &str, item: &Item, claim: &crate::claim::Claim) -> Result<(), Error> {
     let place = format!("claim `{}`", claim.id);
-    let directed = item
-        .metric(&claim.metric)
-        .is_some_and(|m| m.direction != Direction::None);
+    let directed = item.metric(&claim.metric).is_some_and(|m| m.direction != Direction::None);
     match &claim.test {
-        Test::Ordering { sides, .. } if sides.len() < 2 || sides.iter().any(Vec::is_empty) => lint(
-            id,
-            format!("{place} orders fewer than two sides"),
-            "name at least two, none empty",
-        ),
-        Test::Ordering { .. } if !directed => lint(
-            id,
-            format!("{place} orders a metric without direction"),
-            "set its direction to up or down",
-        ),
-        Test::Within { rel, abs, .. } if rel.is_some() == abs.is_some() => lint(
-            id,
-            format!("{place} needs a width"),
-            "give either rel or abs",
-        ),
-        Test::Within { of: None, rows, .. } | Test::Exact { rows } => {
-            printed(id, item, claim, rows)
+        Test::Ordering { sides, .. } if sides.len() < 2 || sides.iter().any(Vec::is_empty) => {
+            lint(id, format!("{place} orders fewer than two sides"), "name at least two, none empty")
         }
+        Test::Ordering { .. } if !directed => {
+            lint(id, format!("{place} orders a metric without direction"), "set its direction to up or down")
+        }
+        Test::Within { rel, abs, .. } if rel.is_some() == abs.is_some() => {
+            lint(id, format!("{place} needs a width"), "give either rel or abs")
+        }
+        Test::Within { of: None, rows, .. } | Test::Exact { rows } => printed(id, item, claim, rows),
         Test::Ratio { of, to, .. } => printed(id, item, claim, &[of.clone(), to.clone()]),
-        Test::Bound {
-            rows,
-            at_least,
-            at_most,
-            at_least_paper,
-            at_most_paper,
-        } => {
-            let given = [
-                at_least.is_some(),
-                at_most.is_some(),
-                at_least_paper.is_some(),
-                at_most_paper.is_some(),
-            ];
+        Test::Bound { rows, at_least, at_most, at_least_paper, at_most_paper } => {
+            let given = [at_least.is_some(), at_most.is_some(), at_least_paper.is_some(), at_most_paper.is_some()];
             if given.iter().filter(|given| **given).count() != 1 {
-                return lint(
-                    id,
-                    format!("{place} needs one bound"),
-                    "give one of at_least, at_most, *_paper",
-                );
+                return lint(id, format!("{place} needs one bound"), "give one of at_least, at_most, *_paper");
             }
             match at_least_paper.as_ref().or(at_most_paper.as_ref()) {
                 None => Ok(()),
@@ -200,18 +120,10 @@ fn testable(id: &str, item: &Item, claim: &crate::claim::Claim) -> Result<(), Er
 }
 
 /// A claim against the paper's numbers needs them in the csv, if only as unknown.
-fn printed(
-    id: &str,
-    item: &Item,
-    claim: &crate::claim::Claim,
-    rows: &[String],
-) -> Result<(), Error> {
+fn printed(id: &str, item: &Item, claim: &crate::claim::Claim, rows: &[String]) -> Result<(), Error> {
     for row in rows {
         if item.number(row, &claim.metric).is_none() {
-            let what = format!(
-                "claim `{}` compares with ({row}, {}), which the csv lacks",
-                claim.id, claim.metric
-            );
+            let what = format!("claim `{}` compares with ({row}, {}), which the csv lacks", claim.id, claim.metric);
             return lint(id, what, "add the number, graded U if unknown");
         }
     }
@@ -222,11 +134,7 @@ fn unique<'a>(id: &str, kind: &str, ids: impl Iterator<Item = &'a str>) -> Resul
     let mut seen = BTreeSet::new();
     for each in ids {
         if !seen.insert(each) {
-            return lint(
-                id,
-                format!("{kind} `{each}` stands twice in the toml"),
-                "keep one",
-            );
+            return lint(id, format!("{kind} `{each}` stands twice in the toml"), "keep one");
         }
     }
     Ok(())
@@ -234,22 +142,14 @@ fn unique<'a>(id: &str, kind: &str, ids: impl Iterator<Item = &'a str>) -> Resul
 
 fn known_row(id: &str, item: &Item, row: &str, user: &str) -> Result<(), Error> {
     if item.row(row).is_none() {
-        return lint(
-            id,
-            format!("row `{row}` of {user} is used by no group of the toml"),
-            "add it to a [[group]]",
-        );
+        return lint(id, format!("row `{row}` of {user} is used by no group of the toml"), "add it to a [[group]]");
     }
     Ok(())
 }
 
 fn known_metric(id: &str, item: &Item, metric: &str, user: &str) -> Result<(), Error> {
     if item.metric(metric).is_none() {
-        return lint(
-            id,
-            format!("metric `{metric}` of {user} is not in the toml"),
-            "add a [[metric]]",
-        );
+        return lint(id, format!("metric `{metric}` of {user} is not in the toml"), "add a [[metric]]");
     }
     Ok(())
 }

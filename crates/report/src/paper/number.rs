@@ -74,8 +74,6 @@ impl Number {
 
     /// Digits after the decimal point as printed.
     pub fn decimals(&self) -> usize {
-        self.text
-            .split_once('.')
-            .map_or(0, |(_, digits)| digits.len())
+        self.text.split_once('.').map_or(0, |(_, digits)| digits.len())
     }
 }

@@ -14,20 +14,13 @@ pub fn to_csv(metrics: &[Metric]) -> String {
     text.push('\n');
     for m in metrics {
         let (row, metric) = (quoted(&m.row), quoted(&m.metric));
-        text.push_str(&format!(
-            "{row},{},{},{metric},{}\n",
-            m.seed, m.step, m.value
-        ));
+        text.push_str(&format!("{row},{},{},{metric},{}\n", m.seed, m.step, m.value));
     }
     text
 }
 
 fn quoted(field: &str) -> String {
-    if field.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.into()
-    }
+    if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.into() }
 }
 
 /// Values from csv text, or what is wrong with it. A last line without its end counts as cut short.
@@ -36,19 +29,11 @@ pub fn from_csv(bytes: &[u8]) -> Result<Vec<Metric>, String> {
         return Err("the last line has no end".into());
     }
     let mut reader = csv::Reader::from_reader(bytes);
-    let header = reader
-        .headers()
-        .map_err(|e| e.to_string())?
-        .iter()
-        .collect::<Vec<_>>()
-        .join(",");
+    let header = reader.headers().map_err(|e| e.to_string())?.iter().collect::<Vec<_>>().join(",");
     if header != HEADER {
         return Err(format!("the header is `{header}`, not `{HEADER}`"));
     }
-    reader
-        .deserialize()
-        .map(|line| line.map_err(|e: csv::Error| e.to_string()))
-        .collect()
+    reader.deserialize().map(|line| line.map_err(|e: csv::Error| e.to_string())).collect()
 }
 
 /// Splits everything a row measured into the last value of each (row, seed, metric), for `metrics.csv`, and the
@@ -57,12 +42,10 @@ pub fn split(points: &[Metric]) -> (Vec<Metric>, Vec<Metric>) {
     let mut order: Vec<Vec<&Metric>> = Vec::new();
     let mut places: BTreeMap<(&str, u64, &str), usize> = BTreeMap::new();
     for point in points {
-        let place = *places
-            .entry((&point.row, point.seed, &point.metric))
-            .or_insert_with(|| {
-                order.push(Vec::new());
-                order.len() - 1
-            });
+        let place = *places.entry((&point.row, point.seed, &point.metric)).or_insert_with(|| {
+            order.push(Vec::new());
+            order.len() - 1
+        });
         order[place].push(point);
     }
     let (mut last, mut curve) = (Vec::new(), Vec::new());
@@ -79,11 +62,5 @@ pub fn split(points: &[Metric]) -> (Vec<Metric>, Vec<Metric>) {
 /// At most [`CURVE_POINTS`] indices below `len`, evenly spread, the first and the last among them.
 fn thin(len: usize) -> impl Iterator<Item = usize> {
     let kept = len.min(CURVE_POINTS);
-    (0..kept).map(move |i| {
-        if kept < 2 {
-            0
-        } else {
-            i * (len - 1) / (kept - 1)
-        }
-    })
+    (0..kept).map(move |i| if kept < 2 { 0 } else { i * (len - 1) / (kept - 1) })
 }

@@ -2,19 +2,11 @@ use super::*;
 use std::fs;
 
 fn point(row: &str, seed: u64, step: u64, value: f64) -> Metric {
-    Metric {
-        row: row.into(),
-        seed,
-        step,
-        metric: "loss".into(),
-        value,
-    }
+    Metric { row: row.into(), seed, step, metric: "loss".into(), value }
 }
 
 fn sample() -> Run {
-    let config: toml::Table = "steps = 100\nlr = 1.0\nmodel = { conv = { kind = \"none\" } }"
-        .parse()
-        .unwrap();
+    let config: toml::Table = "steps = 100\nlr = 1.0\nmodel = { conv = { kind = \"none\" } }".parse().unwrap();
     let row = |id: &str| RowRecord {
         id: id.into(),
         seeds: vec![0, 1],
@@ -28,13 +20,7 @@ fn sample() -> Run {
             schema: SCHEMA,
             item: "figure-recall".into(),
             scale: "smoke".into(),
-            device: Device {
-                kind: "cpu".into(),
-                name: "a CPU".into(),
-                threads: 2,
-                driver: None,
-                cuda: None,
-            },
+            device: Device { kind: "cpu".into(), name: "a CPU".into(), threads: 2, driver: None, cuda: None },
             source: Source {
                 git_rev: "abc".into(),
                 dirty: Some(false),
@@ -50,11 +36,7 @@ fn sample() -> Run {
             rows: vec![row("a"), row("b, \"quoted\"")],
             files: BTreeMap::new(),
         },
-        metrics: vec![
-            point("a", 0, 9, 0.1 + 0.2),
-            point("a", 1, 9, f64::INFINITY),
-            point("b, \"quoted\"", 0, 9, 1e-9),
-        ],
+        metrics: vec![point("a", 0, 9, 0.1 + 0.2), point("a", 1, 9, f64::INFINITY), point("b, \"quoted\"", 0, 9, 1e-9)],
         curve: vec![point("a", 0, 1, 5.0), point("a", 0, 9, 0.1 + 0.2)],
     }
 }
@@ -68,16 +50,9 @@ fn a_record_reads_back_as_it_was_written() {
     assert_eq!(read_back.record.files.len(), 2);
     read_back.record.files.clear();
     assert_eq!(read_back, sample());
-    let mut names: Vec<_> = fs::read_dir(&out)
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(
-        names,
-        ["curve.csv", "metrics.csv", "run.json"],
-        "nothing else is left behind"
-    );
+    assert_eq!(names, ["curve.csv", "metrics.csv", "run.json"], "nothing else is left behind");
 }
 
 #[test]
@@ -100,16 +75,10 @@ fn every_truncation_of_every_file_is_refused_by_name() {
         let path = folder.path().join(name);
         let whole = fs::read(&path).unwrap();
         // The last byte of run.json is its newline, without which it is still whole.
-        let longest = if name == "run.json" {
-            whole.len() - 2
-        } else {
-            whole.len() - 1
-        };
+        let longest = if name == "run.json" { whole.len() - 2 } else { whole.len() - 1 };
         for len in (0..longest).step_by(11).chain([longest]) {
             fs::write(&path, &whole[..len]).unwrap();
-            let message = read(folder.path())
-                .expect_err(&format!("{name} cut to {len}"))
-                .to_string();
+            let message = read(folder.path()).expect_err(&format!("{name} cut to {len}")).to_string();
             assert!(message.contains(name), "{message}");
         }
         fs::remove_file(&path).unwrap();
@@ -124,18 +93,9 @@ fn contradictions_are_named() {
     type Change<'a> = &'a dyn Fn(&mut Run);
     let cases: [(Change, &str); 4] = [
         (&|run| run.record.schema = 2, "schema 2 is not 1"),
-        (
-            &|run| run.record.rows[0].config_sha256 = "0".into(),
-            "row a has config_sha256 0",
-        ),
-        (
-            &|run| run.metrics[0].seed = 5,
-            "(row a, seed 5, step 9, metric loss) is of no row and seed",
-        ),
-        (
-            &|run| run.metrics[1] = run.metrics[0].clone(),
-            "(row a, seed 0, step 9, metric loss) stands twice",
-        ),
+        (&|run| run.record.rows[0].config_sha256 = "0".into(), "row a has config_sha256 0"),
+        (&|run| run.metrics[0].seed = 5, "(row a, seed 5, step 9, metric loss) is of no row and seed"),
+        (&|run| run.metrics[1] = run.metrics[0].clone(), "(row a, seed 0, step 9, metric loss) stands twice"),
     ];
     for (change, part) in cases {
         let folder = tempfile::tempdir().unwrap();
@@ -148,16 +108,9 @@ fn contradictions_are_named() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), sample()).unwrap();
     let path = folder.path().join("run.json");
-    let json = fs::read_to_string(&path)
-        .unwrap()
-        .replacen("\"dtype\"", "\"type\"", 1);
+    let json = fs::read_to_string(&path).unwrap().replacen("\"dtype\"", "\"type\"", 1);
     fs::write(&path, json).unwrap();
-    assert!(
-        read(folder.path())
-            .unwrap_err()
-            .to_string()
-            .contains("unknown field `type`")
-    );
+    assert!(read(folder.path()).unwrap_err().to_string().contains("unknown field `type`"));
 }
 
 #[test]
@@ -166,10 +119,7 @@ fn csv_faults_are_named() {
         ("", "no end"),
         ("row,seed,step,metric\n", "the header is"),
         ("row,seed,step,metric,value\na,0,1,loss\n", "4 fields"),
-        (
-            "row,seed,step,metric,value\na,0,1,loss,x\n",
-            "invalid float",
-        ),
+        ("row,seed,step,metric,value\na,0,1,loss,x\n", "invalid float"),
     ] {
         let message = from_csv(text.as_bytes()).unwrap_err();
         assert!(message.contains(part), "{message}");
@@ -178,18 +128,11 @@ fn csv_faults_are_named() {
 
 #[test]
 fn curves_are_thinned_evenly_with_both_ends() {
-    let mut points: Vec<Metric> = (0..2001)
-        .rev()
-        .map(|step| point("a", 0, step, step as f64))
-        .collect();
+    let mut points: Vec<Metric> = (0..2001).rev().map(|step| point("a", 0, step, step as f64)).collect();
     points.push(point("a", 1, 7, 7.0));
     let (last, curve) = split(&points);
     assert_eq!(last, [point("a", 0, 2000, 2000.0), point("a", 1, 7, 7.0)]);
     assert_eq!(curve.len(), CURVE_POINTS);
     assert_eq!((curve[0].step, curve[499].step), (0, 2000));
-    assert!(
-        curve
-            .windows(2)
-            .all(|w| (4..=5).contains(&(w[1].step - w[0].step)))
-    );
+    assert!(curve.windows(2).all(|w| (4..=5).contains(&(w[1].step - w[0].step))));
 }

@@ -25,15 +25,7 @@ fn width(text: &str) -> usize {
 pub(super) fn lay_out(columns: &[Column]) -> (Vec<String>, Vec<String>) {
     let mut widths: Vec<usize> = columns
         .iter()
-        .map(|column| {
-            column
-                .cells
-                .iter()
-                .map(|cell| width(cell))
-                .max()
-                .unwrap_or(0)
-                .max(width(&column.head))
-        })
+        .map(|column| column.cells.iter().map(|cell| width(cell)).max().unwrap_or(0).max(width(&column.head)))
         .collect();
     // A spanning header that is wider than its columns widens the last of them.
     let mut start = 0;
@@ -43,10 +35,7 @@ pub(super) fn lay_out(columns: &[Column]) -> (Vec<String>, Vec<String>) {
             end += 1;
         }
         let inner: usize = widths[start..end].iter().sum::<usize>()
-            + columns[start + 1..end]
-                .iter()
-                .map(|column| column.gap)
-                .sum::<usize>();
+            + columns[start + 1..end].iter().map(|column| column.gap).sum::<usize>();
         widths[end - 1] += width(&columns[start].over).saturating_sub(inner);
         start = end;
     }
@@ -56,11 +45,7 @@ pub(super) fn lay_out(columns: &[Column]) -> (Vec<String>, Vec<String>) {
         for (index, column) in columns.iter().enumerate() {
             reached += column.gap;
             let (cell, right) = pick(index);
-            let pad = if right {
-                widths[index].saturating_sub(width(&cell))
-            } else {
-                0
-            };
+            let pad = if right { widths[index].saturating_sub(width(&cell)) } else { 0 };
             if !cell.is_empty() {
                 text += &" ".repeat((reached + pad).saturating_sub(width(&text)));
                 text += &cell;
@@ -71,26 +56,10 @@ pub(super) fn lay_out(columns: &[Column]) -> (Vec<String>, Vec<String>) {
     };
     let over = line(&|index| (columns[index].over.clone(), false));
     let head = line(&|index| (columns[index].head.clone(), columns[index].right));
-    let rows = columns
-        .iter()
-        .map(|column| column.cells.len())
-        .max()
-        .unwrap_or(0);
-    let body = (0..rows).map(|row| {
-        line(&|index| {
-            (
-                columns[index].cells.get(row).cloned().unwrap_or_default(),
-                columns[index].right,
-            )
-        })
-    });
-    (
-        [over, head]
-            .into_iter()
-            .filter(|line| !line.is_empty())
-            .collect(),
-        body.collect(),
-    )
+    let rows = columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
+    let body = (0..rows)
+        .map(|row| line(&|index| (columns[index].cells.get(row).cloned().unwrap_or_default(), columns[index].right)));
+    ([over, head].into_iter().filter(|line| !line.is_empty()).collect(), body.collect())
 }
 
 /// Words of `text` in lines of at most [`PAGE`] characters: `first` begins the first line, spaces of its width the
@@ -124,11 +93,7 @@ mod tests {
         let text = wrap("  [1] ", &"word ".repeat(40));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(
-            lines
-                .iter()
-                .all(|line| width(line) <= PAGE && line[..6].trim().len() <= 3)
-        );
+        assert!(lines.iter().all(|line| width(line) <= PAGE && line[..6].trim().len() <= 3));
         assert!(lines[1].starts_with("      word"));
     }
 

@@ -49,29 +49,15 @@ struct JsonClaim<'a> {
 }
 
 fn number(number: &Number) -> JsonNumber {
-    JsonNumber {
-        value: number.value,
-        grade: number.grade.name(),
-    }
+    JsonNumber { value: number.value, grade: number.grade.name() }
 }
 
 fn summary(s: &Summary) -> JsonSummary {
-    JsonSummary {
-        median: s.median,
-        min: s.min,
-        max: s.max,
-        seeds: s.seeds,
-        solved: s.solved,
-    }
+    JsonSummary { median: s.median, min: s.min, max: s.max, seeds: s.seeds, solved: s.solved }
 }
 
 fn claim(judged: &Judged) -> JsonClaim<'_> {
-    JsonClaim {
-        id: &judged.id,
-        kind: judged.kind,
-        verdict: judged.verdict.word(),
-        detail: &judged.detail,
-    }
+    JsonClaim { id: &judged.id, kind: judged.kind, verdict: judged.verdict.word(), detail: &judged.detail }
 }
 
 pub(super) fn json(table: &Table) -> String {
@@ -106,10 +92,7 @@ pub(super) fn csv(table: &Table) -> String {
             Some(number) => (number.text.as_str(), number.grade.name()),
             None => ("", ""),
         };
-        out += &format!(
-            "{},{},{paper},{grade}",
-            line.row, table.metrics[line.metric].id
-        );
+        out += &format!("{},{},{paper},{grade}", line.row, table.metrics[line.metric].id);
         for side in [line.recorded, line.run] {
             out += &match side {
                 None => ",".repeat(5),
@@ -119,12 +102,7 @@ pub(super) fn csv(table: &Table) -> String {
                 }
             };
         }
-        out += &format!(
-            ",{}\n",
-            line.verdict
-                .map(|verdict| verdict.word())
-                .unwrap_or_default()
-        );
+        out += &format!(",{}\n", line.verdict.map(|verdict| verdict.word()).unwrap_or_default());
     }
     out
 }

@@ -41,21 +41,10 @@ pub(super) fn render(table: &Table) -> String {
         let mut cells = vec![one.label.clone()];
         cells.extend(named.then(|| metric.title()));
         cells.push(paper(one, &footnotes));
-        for (shown, summary) in [
-            (table.recorded.is_some(), one.recorded),
-            (table.run.is_some(), one.run),
-        ] {
-            cells.extend(shown.then(|| {
-                summary
-                    .map(|s| joined(&s, metric))
-                    .unwrap_or_else(|| "-".into())
-            }));
+        for (shown, summary) in [(table.recorded.is_some(), one.recorded), (table.run.is_some(), one.run)] {
+            cells.extend(shown.then(|| summary.map(|s| joined(&s, metric)).unwrap_or_else(|| "-".into())));
         }
-        cells.push(
-            one.verdict
-                .map(|verdict| verdict.word().to_string())
-                .unwrap_or_default(),
-        );
+        cells.push(one.verdict.map(|verdict| verdict.word().to_string()).unwrap_or_default());
         out += &line(&cells);
     }
     out.push('\n');
@@ -72,10 +61,7 @@ pub(super) fn render(table: &Table) -> String {
     out += &format!("\n{}\n\n", table.tally());
     for claim in table.claims.iter().filter(|claim| claim.applies) {
         let (word, id, kind) = (claim.verdict.word(), &claim.id, claim.kind);
-        out += &format!(
-            "- **{word}** {} (`{id}`, {kind}): {}\n",
-            claim.says, claim.detail
-        );
+        out += &format!("- **{word}** {} (`{id}`, {kind}): {}\n", claim.says, claim.detail);
     }
     out
 }
@@ -89,23 +75,13 @@ fn paper(one: &Line, footnotes: &[&str]) -> String {
     let Some(number) = &one.paper else {
         return String::new();
     };
-    let mark = mark(number, footnotes)
-        .replace('[', " \\[")
-        .replace(']', "\\]");
+    let mark = mark(number, footnotes).replace('[', " \\[").replace(']', "\\]");
     number.shown() + &mark
 }
 
 fn joined(summary: &Summary, metric: &crate::paper::Metric) -> String {
     let [median, range, solved] = parts(summary, metric);
-    let range = if range.is_empty() {
-        range
-    } else {
-        format!(" [{range}]")
-    };
-    let solved = if solved.is_empty() {
-        solved
-    } else {
-        format!(" {solved}")
-    };
+    let range = if range.is_empty() { range } else { format!(" [{range}]") };
+    let solved = if solved.is_empty() { solved } else { format!(" {solved}") };
     median + &range + &solved
 }

@@ -8,13 +8,7 @@ fn values(metric: &str, cells: &[(&str, &[f64])]) -> Vec<measured::Metric> {
     for (row, values) in cells {
         for (seed, &value) in values.iter().enumerate() {
             let (row, metric) = (row.to_string(), metric.to_string());
-            metrics.push(measured::Metric {
-                row,
-                seed: seed as u64,
-                step: 100,
-                metric,
-                value,
-            });
+            metrics.push(measured::Metric { row, seed: seed as u64, step: 100, metric, value });
         }
     }
     metrics
@@ -36,10 +30,7 @@ fn recall() -> Table {
     run.extend(values("loss", &[("varkey.none", &[2.1, 2.2, 2.3])]));
     let recorded = values(
         "accuracy",
-        &[
-            ("mad-fuzzy.none", &[0.30, 0.31, 0.29, 0.30, 0.33]),
-            ("mad-fuzzy.lowrank", &[0.71, 0.74, 0.70, 0.72, 0.73]),
-        ],
+        &[("mad-fuzzy.none", &[0.30, 0.31, 0.29, 0.30, 0.33]), ("mad-fuzzy.lowrank", &[0.71, 0.74, 0.70, 0.72, 0.73])],
     );
     let (run, recorded) = (Measured::new(&run), Measured::new(&recorded));
     let rows: Vec<String> = ["varkey", "compositional", "mad-fuzzy"]
@@ -56,13 +47,7 @@ fn recall() -> Table {
             hardware: "NVIDIA H100 80GB HBM3",
             stale: Some("the kernels changed"),
         }),
-        Some(Column {
-            measured: &run,
-            scale: "smoke",
-            device: "cpu",
-            hardware: "cpu",
-            stale: None,
-        }),
+        Some(Column { measured: &run, scale: "smoke", device: "cpu", hardware: "cpu", stale: None }),
     )
 }
 
@@ -82,17 +67,9 @@ fn several_metrics_per_row() {
     let mut run = values("ppl", &[("dense-300m.none", &[19.2, 19.3, 19.25])]);
     run.extend(values("params", &[("dense-300m.none", &[305.17])]));
     let run = Measured::new(&run);
-    let column = Column {
-        measured: &run,
-        scale: "paper",
-        device: "cuda",
-        hardware: "NVIDIA H100 80GB HBM3",
-        stale: None,
-    };
-    insta::assert_snapshot!(
-        "table-1.txt",
-        build(&item, &rows, None, Some(column)).render(Format::Text)
-    );
+    let column =
+        Column { measured: &run, scale: "paper", device: "cuda", hardware: "NVIDIA H100 80GB HBM3", stale: None };
+    insta::assert_snapshot!("table-1.txt", build(&item, &rows, None, Some(column)).render(Format::Text));
 }
 
 /// Every item, filled as widely as it can be, stays within 100 columns.
@@ -103,17 +80,10 @@ fn a_page_is_100_columns() {
         let rows: Vec<String> = item.rows().map(|row| row.id.clone()).collect();
         let mut all = Vec::new();
         for metric in &item.metrics {
-            let number = |row: &Row| {
-                item.number(&row.id, &metric.id)
-                    .and_then(|n| n.value)
-                    .unwrap_or(0.1)
-            };
+            let number = |row: &Row| item.number(&row.id, &metric.id).and_then(|n| n.value).unwrap_or(0.1);
             for row in item.rows().filter(|row| !row.paper_only) {
                 let value = number(row);
-                all.extend(values(
-                    &metric.id,
-                    &[(row.id.as_str(), &[value, value * 1.01, value * 1.02])],
-                ));
+                all.extend(values(&metric.id, &[(row.id.as_str(), &[value, value * 1.01, value * 1.02])]));
             }
         }
         let measured = Measured::new(&all);
@@ -124,17 +94,10 @@ fn a_page_is_100_columns() {
             hardware: "NVIDIA H100 80GB HBM3",
             stale: Some("why"),
         };
-        let run = Column {
-            stale: None,
-            ..recorded
-        };
+        let run = Column { stale: None, ..recorded };
         let text = build(&item, &rows, Some(recorded), Some(run)).render(Format::Text);
         for line in text.lines() {
-            assert!(
-                line.chars().count() <= 100,
-                "{id}: {} columns: {line}",
-                line.chars().count()
-            );
+            assert!(line.chars().count() <= 100, "{id}: {} columns: {line}", line.chars().count());
             assert_eq!(line, line.trim_end(), "{id}");
         }
     }
@@ -143,20 +106,10 @@ fn a_page_is_100_columns() {
 #[test]
 fn a_row_has_the_verdict_of_the_claims_about_it() {
     let table = recall();
-    let of = |row: &str| {
-        table
-            .lines
-            .iter()
-            .find(|line| line.row == row)
-            .and_then(|line| line.verdict)
-    };
+    let of = |row: &str| table.lines.iter().find(|line| line.row == row).and_then(|line| line.verdict);
     assert_eq!(of("varkey.lowrank"), Some(Verdict::Ok));
     assert_eq!(of("varkey.headwise"), Some(Verdict::Off));
-    assert_eq!(
-        of("varkey.static"),
-        None,
-        "a baseline: no claim is about it"
-    );
+    assert_eq!(of("varkey.static"), None, "a baseline: no claim is about it");
     assert_eq!(of("compositional.lowrank"), Some(Verdict::Skip), "not run");
     assert_eq!(of("compositional.none"), None, "no claim is about it");
     assert!(table.is_off());
@@ -169,34 +122,15 @@ fn without_values_the_papers_rows_remain() {
     let table = build(&item, &rows, None, None);
     assert!(table.claims.is_empty() && !table.is_off());
     let text = table.render(Format::Text);
-    assert!(
-        text.contains("0.382 V") && !text.contains("this run"),
-        "{text}"
-    );
+    assert!(text.contains("0.382 V") && !text.contains("this run"), "{text}");
 }
 
 #[test]
 fn json_has_the_documented_shape() {
     let json: serde_json::Value = serde_json::from_str(&recall().render(Format::Json)).unwrap();
-    let keys = |value: &serde_json::Value| {
-        value
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-    };
+    let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&json), ["claims", "device", "item", "rows", "scale"]);
-    assert_eq!(
-        keys(&json["rows"][0]),
-        ["id", "metric", "paper", "recorded", "run"]
-    );
-    assert_eq!(
-        keys(&json["rows"][0]["run"]),
-        ["max", "median", "min", "seeds", "solved"]
-    );
-    assert_eq!(
-        keys(&json["claims"][0]),
-        ["detail", "id", "kind", "verdict"]
-    );
+    assert_eq!(keys(&json["rows"][0]), ["id", "metric", "paper", "recorded", "run"]);
+    assert_eq!(keys(&json["rows"][0]["run"]), ["max", "median", "min", "seeds", "solved"]);
+    assert_eq!(keys(&json["claims"][0]), ["detail", "id", "kind", "verdict"]);
 }

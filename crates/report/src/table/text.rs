@@ -14,19 +14,14 @@ pub(super) fn render(table: &Table) -> String {
     let metrics = table.shown_metrics();
     match metrics.as_slice() {
         [one] => out += &format!("{}\n", one.title()),
-        several => several
-            .iter()
-            .for_each(|m| out += &format!("  {:<18} {}\n", m.id, m.title())),
+        several => several.iter().for_each(|m| out += &format!("  {:<18} {}\n", m.id, m.title())),
     }
     let spread = "median and min–max over seeds";
     match metrics.iter().find_map(|m| m.solved_at) {
         Some(at) => out += &format!("{spread}; solved: seeds that reached {at}\n"),
         None => out += &format!("{spread}\n"),
     }
-    table
-        .origins()
-        .iter()
-        .for_each(|origin| out += &wrap("", origin));
+    table.origins().iter().for_each(|origin| out += &wrap("", origin));
     out.push('\n');
     out += &body(table);
     let legend = table.legend();
@@ -48,12 +43,7 @@ pub(super) fn render(table: &Table) -> String {
 fn body(table: &Table) -> String {
     let lines: Vec<&Line> = table.shown().collect();
     let widest = |(header, rows): &(Vec<String>, Vec<String>)| {
-        header
-            .iter()
-            .chain(rows)
-            .map(|line| line.chars().count())
-            .max()
-            .unwrap_or(0)
+        header.iter().chain(rows).map(|line| line.chars().count()).max().unwrap_or(0)
     };
     let mut laid = lay_out(&columns(table, &lines, true, true));
     for (recorded, run) in [(false, true), (false, false)] {
@@ -79,33 +69,20 @@ fn body(table: &Table) -> String {
 
 /// The columns, with or without the range over seeds of the recorded values and of this run's.
 fn columns(table: &Table, lines: &[&Line], recorded_range: bool, run_range: bool) -> Vec<Column> {
-    let column =
-        |over: &str, head: &str, right: bool, gap: usize, cell: &dyn Fn(usize, &Line) -> String| {
-            Column {
-                over: over.into(),
-                head: head.into(),
-                right,
-                gap,
-                cells: lines
-                    .iter()
-                    .enumerate()
-                    .map(|(index, line)| cell(index, line))
-                    .collect(),
-            }
-        };
+    let column = |over: &str, head: &str, right: bool, gap: usize, cell: &dyn Fn(usize, &Line) -> String| Column {
+        over: over.into(),
+        head: head.into(),
+        right,
+        gap,
+        cells: lines.iter().enumerate().map(|(index, line)| cell(index, line)).collect(),
+    };
     let mut columns = vec![column("", "", false, 2, &|index, line| {
         // A row of several metrics is named once.
         let again = index > 0 && lines[index - 1].row == line.row;
-        if again {
-            String::new()
-        } else {
-            line.label.clone()
-        }
+        if again { String::new() } else { line.label.clone() }
     })];
     if table.shown_metrics().len() > 1 {
-        columns.push(column("", "", false, 2, &|_, line| {
-            table.metrics[line.metric].id.clone()
-        }));
+        columns.push(column("", "", false, 2, &|_, line| table.metrics[line.metric].id.clone()));
     }
     let footnotes = table.footnotes();
     let paper = |line: &Line, part: usize| {
@@ -129,12 +106,7 @@ fn columns(table: &Table, lines: &[&Line], recorded_range: bool, run_range: bool
     let recorded: fn(&Line) -> Option<Summary> = |line| line.recorded;
     let run: fn(&Line) -> Option<Summary> = |line| line.run;
     let sides = [
-        (
-            "recorded",
-            table.recorded.is_some(),
-            recorded,
-            recorded_range,
-        ),
+        ("recorded", table.recorded.is_some(), recorded, recorded_range),
         ("this run", table.run.is_some(), run, run_range),
     ];
     for (name, _, pick, range) in sides.into_iter().filter(|side| side.1) {
@@ -151,9 +123,7 @@ fn columns(table: &Table, lines: &[&Line], recorded_range: bool, run_range: bool
         }
     }
     columns.push(column("verdict", "", false, 2, &|_, line| {
-        line.verdict
-            .map(|verdict| verdict.word().to_string())
-            .unwrap_or_default()
+        line.verdict.map(|verdict| verdict.word().to_string()).unwrap_or_default()
     }));
     columns
 }
@@ -163,26 +133,12 @@ fn claims(table: &Table) -> String {
     let mut out = format!("{}\n", table.tally());
     for claim in table.claims.iter().filter(|claim| claim.applies) {
         out += &wrap(&format!("  {:<5} ", claim.verdict.word()), &claim.says);
-        out += &wrap(
-            "        ",
-            &format!("{} ({}): {}", claim.id, claim.kind, claim.detail),
-        );
+        out += &wrap("        ", &format!("{} ({}): {}", claim.id, claim.kind, claim.detail));
     }
-    let elsewhere: Vec<&str> = table
-        .claims
-        .iter()
-        .filter(|c| !c.applies)
-        .map(|c| c.id.as_str())
-        .collect();
+    let elsewhere: Vec<&str> = table.claims.iter().filter(|c| !c.applies).map(|c| c.id.as_str()).collect();
     if !elsewhere.is_empty() {
-        let place = format!(
-            "stated for other scales or devices than {} on {}: ",
-            table.scale, table.device
-        );
-        out += &wrap(
-            &format!("  {:<5} ", Verdict::Skip.word()),
-            &(place + &elsewhere.join(", ")),
-        );
+        let place = format!("stated for other scales or devices than {} on {}: ", table.scale, table.device);
+        out += &wrap(&format!("  {:<5} ", Verdict::Skip.word()), &(place + &elsewhere.join(", ")));
     }
     out
 }

@@ -1,0 +1,121 @@
+//! The embedded default: f32 on the CPU, hand-written forward and backward from `crates/kernels`.
+//!
+//! Buffers are kept between passes, so a training step allocates nothing once every size has been seen. Two runs
+//! give the same bits, at any number of threads.
+
+mod backward;
+mod conv;
+mod forward;
+mod grads;
+mod pool;
+
+use kernels::adamw;
+
+use crate::backend::{Backend, Scores};
+use crate::batch::Batch;
+use crate::op::Var;
+use crate::optim::{AdamW, State};
+use crate::params::Params;
+use crate::tape::Tape;
+use crate::{Error, Result};
+use forward::RopeTable;
+use grads::{ParamGrads, ValueGrads};
+use pool::Pool;
+
+/// The CPU backend. Work runs on the rayon pool of the calling thread.
+#[derive(Debug, Default)]
+pub struct CpuBackend {
+    state: Option<State>,
+    grads: Option<ParamGrads>,
+    /// Outputs of the last pass, by op.
+    values: Vec<Vec<f32>>,
+    /// What an op's backward needs beside values: norm statistics, attention's log-sum-exp.
+    saved: Vec<Vec<f32>>,
+    value_grads: ValueGrads,
+    rope_tables: Vec<RopeTable>,
+    pool: Pool,
+}
+
+impl CpuBackend {
+    /// A backend that holds nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn missing(what: &str, hint: &str) -> Error {
+        Error::Backend { backend: "cpu".into(), what: what.into(), hint: hint.into() }
+    }
+
+    fn loaded(&self) -> Result<&State> {
+        self.state.as_ref().ok_or_else(|| Self::missing("no parameters", "load a state first"))
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+
+    fn load(&mut self, state: State) -> Result<()> {
+        for part in [&state.m, &state.v] {
+            part.check(&state.params.specs)?;
+        }
+        self.grads = None;
+        self.state = Some(state);
+        Ok(())
+    }
+
+    fn state(&self) -> Result<State> {
+        self.loaded().cloned()
+    }
+
+    fn evaluate(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
+        self.forward(tape, batch, false)
+    }
+
+    fn gradients(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
+        if tape.logits().is_none() {
+            let what = "the tape has no loss".into();
+            return Err(Error::Shape { op: "gradients", what, remedy: "record cross_entropy last" });
+        }
+        let scores = self.forward(tape, batch, true)?;
+        self.backward(tape, batch)?;
+        Ok(scores)
+    }
+
+    fn read_gradients(&self) -> Result<Params> {
+        self.grads
+            .as_ref()
+            .map(|g| g.grads.clone())
+            .ok_or_else(|| Self::missing("no gradients", "run gradients() first"))
+    }
+
+    fn read(&self, x: Var) -> Result<Vec<f32>> {
+        let value = self.values.get(x.index()).filter(|v| !v.is_empty());
+        value.cloned().ok_or_else(|| Self::missing("no such value in the last pass", "read values after evaluate()"))
+    }
+
+    fn update(&mut self, rule: &AdamW) -> Result<f32> {
+        let grads = &self.grads.as_ref().ok_or_else(|| Self::missing("no gradients", "run gradients() first"))?.grads;
+        let state = self.state.as_mut().ok_or_else(|| Self::missing("no parameters", "load a state first"))?;
+        let norm = grads.values.iter().map(|g| adamw::sum_sq(g)).sum::<f64>().sqrt() as f32;
+        let scale = if rule.clip > 0.0 && norm > rule.clip { rule.clip / norm } else { 1.0 };
+        state.step += 1;
+        let parts = state.m.values.iter_mut().zip(&mut state.v.values);
+        for (((value, (m, v)), g), spec) in
+            state.params.values.iter_mut().zip(parts).zip(&grads.values).zip(state.params.specs.iter())
+        {
+            let rule = adamw::Update {
+                lr: rule.lr,
+                beta1: rule.beta1,
+                beta2: rule.beta2,
+                eps: rule.eps,
+                weight_decay: if spec.decay { rule.weight_decay } else { 0.0 },
+                grad_scale: scale,
+                step: state.step,
+            };
+            adamw::update(&rule, value, g, m, v)?;
+        }
+        Ok(norm)
+    }
+}

@@ -1,0 +1,5 @@
+//! The short convolution against its definition in f64, and the properties that hold bit for bit.
+
+mod accuracy;
+mod problem;
+mod reference;

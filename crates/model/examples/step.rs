@@ -1,0 +1,89 @@
+//! Times one training step on the CPU, to be set beside `step_peer.py` (PyTorch eager, same models and shapes):
+//!
+//! ```text
+//! cargo run --release -p model --example step -- gpt 2
+//! python3 crates/model/examples/step_peer.py gpt 2
+//! ```
+//!
+//! Prints `model,threads,fwdbwd_ms,step_ms`, each the minimum over the repeats.
+
+use std::time::Instant;
+
+use backend::{AdamW, Backend, Batch, CpuBackend, Params, State};
+use model::{Conv, ConvKind, Mlp, Norm, Positions, Transformer};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [name, threads, rest @ ..] = args.as_slice() else {
+        return Err(
+            "usage: step MODEL THREADS [REPEATS]; MODEL is gpt or recall-none, -static, -headwise, -lowrank".into()
+        );
+    };
+    let threads: usize = threads.parse()?;
+    let repeats = rest.first().map_or(Ok(12), |r| r.parse())?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+
+    let (batch, len, model) = model(name).ok_or_else(|| format!("unknown model {name}: gpt or recall-KIND"))?;
+    let tape = model.record(batch, len)?;
+    let mut cpu = CpuBackend::new();
+    cpu.load(State::new(Params::init(tape.specs(), 0)))?;
+    let (n, v) = (batch * len, model.vocab);
+    let ids = (0..n).map(|i| (i * 7919 % v) as u32).collect();
+    let targets = (0..n).map(|i| ((i * 104_729 + 1) % v) as u32).collect();
+    let data = Batch::new(ids, targets);
+    let rule = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+
+    let (mut pass, mut step) = (f64::MAX, f64::MAX);
+    for _ in 0..repeats {
+        let start = Instant::now();
+        cpu.gradients(&tape, &data)?;
+        pass = pass.min(start.elapsed().as_secs_f64());
+        cpu.update(&rule)?;
+        step = step.min(start.elapsed().as_secs_f64());
+    }
+    println!("{name},{threads},{:.3},{:.3}", pass * 1e3, step * 1e3);
+    Ok(())
+}
+
+/// Batch, length and model of a name; the sizes are those of the peer script.
+fn model(name: &str) -> Option<(usize, usize, Transformer)> {
+    let kind = match name {
+        "gpt" | "recall-none" => ConvKind::None,
+        "recall-static" => ConvKind::Static,
+        "recall-headwise" => ConvKind::HeadWise,
+        "recall-lowrank" => ConvKind::LowRank,
+        _ => return None,
+    };
+    let recall = Transformer {
+        vocab: 64,
+        d_model: 64,
+        layers: 2,
+        heads: 2,
+        mlp: Mlp::None,
+        ffn: 0,
+        norm: Norm::Rms,
+        positions: Positions::Rope,
+        rope_theta: 1e4,
+        max_len: 0,
+        tied: false,
+        qk_norm: false,
+        conv: Conv { kind, ..Conv::default() },
+        init_std: 0.02,
+        depth_scaled_init: true,
+    };
+    if name != "gpt" {
+        return Some((32, 64, recall));
+    }
+    let gpt = Transformer {
+        vocab: 1024,
+        d_model: 256,
+        layers: 4,
+        heads: 4,
+        mlp: Mlp::Gelu,
+        ffn: 1024,
+        norm: Norm::Layer,
+        positions: Positions::None,
+        ..recall
+    };
+    Some((8, 256, gpt))
+}

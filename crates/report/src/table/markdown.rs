@@ -1,7 +1,6 @@
 //! The table for a README.
 
-use super::{Line, Table, mark, parts};
-use crate::measured::Summary;
+use super::{Line, Table, mark};
 
 pub(super) fn render(table: &Table) -> String {
     let mut out = format!("**{}**\n\n", table.title);
@@ -47,7 +46,7 @@ pub(super) fn render(table: &Table) -> String {
         ] {
             cells.extend(shown.then(|| {
                 summary
-                    .map(|s| joined(&s, metric))
+                    .map(|s| s.text(metric))
                     .unwrap_or_else(|| "-".into())
             }));
         }
@@ -93,19 +92,4 @@ fn paper(one: &Line, footnotes: &[&str]) -> String {
         .replace('[', " \\[")
         .replace(']', "\\]");
     number.shown() + &mark
-}
-
-fn joined(summary: &Summary, metric: &crate::paper::Metric) -> String {
-    let [median, range, solved] = parts(summary, metric);
-    let range = if range.is_empty() {
-        range
-    } else {
-        format!(" [{range}]")
-    };
-    let solved = if solved.is_empty() {
-        solved
-    } else {
-        format!(" {solved}")
-    };
-    median + &range + &solved
 }

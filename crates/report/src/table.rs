@@ -210,18 +210,6 @@ fn mark(number: &Number, footnotes: &[&str]) -> String {
     place.map(|place| format!("[{}]", place + 1)).unwrap_or_default()
 }
 
-/// A summary's parts as text: median, `min–max` (empty for one seed), `solved/seeds` (empty where undefined).
-fn parts(summary: &Summary, metric: &Metric) -> [String; 3] {
-    let number = |value: f64| format!("{value:.*}", metric.decimals);
-    let range = if summary.seeds > 1 && !summary.median.is_nan() {
-        format!("{}–{}", number(summary.min), number(summary.max))
-    } else {
-        String::new()
-    };
-    let solved = summary.solved.map(|n| format!("{n}/{}", summary.seeds)).unwrap_or_default();
-    [number(summary.median), range, solved]
-}
-
 #[cfg(test)]
 #[path = "table/tests.rs"]
 mod tests;

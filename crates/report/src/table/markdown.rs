@@ -1,7 +1,6 @@
 //! The table for a README.
 
-use super::{Line, Table, mark, parts};
-use crate::measured::Summary;
+use super::{Line, Table, mark};
 
 pub(super) fn render(table: &Table) -> String {
     let mut out = format!("**{}**\n\n", table.title);
@@ -41,8 +40,15 @@ pub(super) fn render(table: &Table) -> String {
         let mut cells = vec![one.label.clone()];
         cells.extend(named.then(|| metric.title()));
         cells.push(paper(one, &footnotes));
-        for (shown, summary) in [(table.recorded.is_some(), one.recorded), (table.run.is_some(), one.run)] {
-            cells.extend(shown.then(|| summary.map(|s| joined(&s, metric)).unwrap_or_else(|| "-".into())));
+        for (shown, summary) in [
+            (table.recorded.is_some(), one.recorded),
+            (table.run.is_some(), one.run),
+        ] {
+            cells.extend(shown.then(|| {
+                summary
+                    .map(|s| s.text(metric))
+                    .unwrap_or_else(|| "-".into())
+            }));
         }
         cells.push(one.verdict.map(|verdict| verdict.word().to_string()).unwrap_or_default());
         out += &line(&cells);
@@ -77,11 +83,4 @@ fn paper(one: &Line, footnotes: &[&str]) -> String {
     };
     let mark = mark(number, footnotes).replace('[', " \\[").replace(']', "\\]");
     number.shown() + &mark
-}
-
-fn joined(summary: &Summary, metric: &crate::paper::Metric) -> String {
-    let [median, range, solved] = parts(summary, metric);
-    let range = if range.is_empty() { range } else { format!(" [{range}]") };
-    let solved = if solved.is_empty() { solved } else { format!(" {solved}") };
-    median + &range + &solved
 }

@@ -83,9 +83,7 @@ impl DeviceArg {
             "cuda" => Ok(DeviceArg::Cuda(0)),
             _ => {
                 let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-                ordinal
-                    .map(DeviceArg::Cuda)
-                    .ok_or_else(|| "use auto, cpu, dfdx, cuda or cuda:N".into())
+                ordinal.map(DeviceArg::Cuda).ok_or_else(|| "use auto, cpu, dfdx, cuda or cuda:N".into())
             }
         }
     }
@@ -126,25 +124,16 @@ impl From<Format> for report::table::Format {
 }
 
 fn parse_seeds(text: &str) -> Result<Seeds, String> {
-    let number = |part: &str| {
-        part.trim()
-            .parse::<u64>()
-            .map_err(|_| format!("`{part}` is not a seed"))
-    };
+    let number = |part: &str| part.trim().parse::<u64>().map_err(|_| format!("`{part}` is not a seed"));
     if !text.contains(',') {
         return match number(text)? {
             0 => Err("at least one seed; for seed 0 alone write 0,".into()),
-            count if count > 1000 => {
-                Err("more than 1000 seeds; for one large seed write it with a comma after".into())
-            }
+            count if count > 1000 => Err("more than 1000 seeds; for one large seed write it with a comma after".into()),
             count => Ok((0..count).collect()),
         };
     }
-    let list: Vec<u64> = text
-        .split(',')
-        .filter(|part| !part.trim().is_empty())
-        .map(number)
-        .collect::<Result<_, _>>()?;
+    let list: Vec<u64> =
+        text.split(',').filter(|part| !part.trim().is_empty()).map(number).collect::<Result<_, _>>()?;
     let mut sorted = list.clone();
     sorted.sort_unstable();
     sorted.dedup();
@@ -162,12 +151,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
         Some((at, 'h')) => (&text[..at], 3600.0),
         _ => (text, 1.0),
     };
-    let seconds = number
-        .trim()
-        .parse::<f64>()
-        .ok()
-        .filter(|n| *n >= 0.0)
-        .map(|n| n * unit);
+    let seconds = number.trim().parse::<f64>().ok().filter(|n| *n >= 0.0).map(|n| n * unit);
     let duration = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
     duration.ok_or_else(|| "use seconds or a number with s, m or h, such as 90s, 9m or 1.5h".into())
 }
@@ -177,29 +161,15 @@ mod tests {
     use super::*;
 
     fn parsed(flags: &[&str]) -> Result<Args, String> {
-        Args::try_parse_from(std::iter::once(&"reproduce-x").chain(flags))
-            .map_err(|e| e.to_string())
+        Args::try_parse_from(std::iter::once(&"reproduce-x").chain(flags)).map_err(|e| e.to_string())
     }
 
     #[test]
     fn without_flags_all_is_default() {
         let args = parsed(&[]).unwrap();
-        assert_eq!(
-            (args.scale, args.device, args.seeds, args.rows),
-            (None, DeviceArg::Auto, None, None)
-        );
-        assert_eq!(
-            (args.format, args.out, args.time_budget, args.threads),
-            (Format::Text, None, None, None)
-        );
-        assert!(
-            !(args.recorded
-                || args.resume
-                || args.print_config
-                || args.list
-                || args.quiet
-                || args.verbose)
-        );
+        assert_eq!((args.scale, args.device, args.seeds, args.rows), (None, DeviceArg::Auto, None, None));
+        assert_eq!((args.format, args.out, args.time_budget, args.threads), (Format::Text, None, None, None));
+        assert!(!(args.recorded || args.resume || args.print_config || args.list || args.quiet || args.verbose));
     }
 
     #[test]
@@ -208,15 +178,9 @@ mod tests {
                      --time-budget 1.5h --threads 2 -v";
         let args = parsed(&flags.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(args.scale.as_deref(), Some("small"));
-        assert_eq!(
-            (args.device, args.seeds),
-            (DeviceArg::Cuda(1), Some(vec![0, 1, 2]))
-        );
+        assert_eq!((args.device, args.seeds), (DeviceArg::Cuda(1), Some(vec![0, 1, 2])));
         assert_eq!(args.rows, Some(vec!["a".to_string(), "b".to_string()]));
-        assert_eq!(
-            (args.format, args.time_budget),
-            (Format::Json, Some(Duration::from_secs(5400)))
-        );
+        assert_eq!((args.format, args.time_budget), (Format::Json, Some(Duration::from_secs(5400))));
         assert!(args.resume && args.verbose && args.threads == Some(2));
         for flags in [["--recorded", "-q"], ["--print-config", "--list"]] {
             assert!(parsed(&flags).is_ok());
@@ -246,25 +210,13 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_what_is_allowed() {
         for (flags, part) in [
-            (
-                vec!["--device", "tpu"],
-                "use auto, cpu, dfdx, cuda or cuda:N",
-            ),
-            (
-                vec!["--device", "cuda:x"],
-                "use auto, cpu, dfdx, cuda or cuda:N",
-            ),
-            (
-                vec!["--format", "html"],
-                "[possible values: text, markdown, json, csv]",
-            ),
+            (vec!["--device", "tpu"], "use auto, cpu, dfdx, cuda or cuda:N"),
+            (vec!["--device", "cuda:x"], "use auto, cpu, dfdx, cuda or cuda:N"),
+            (vec!["--format", "html"], "[possible values: text, markdown, json, csv]"),
             (vec!["--threads", "0"], "0 is not in 1.."),
             (vec!["--recorded", "--resume"], "cannot be used with"),
             (vec!["-q", "-v"], "cannot be used with"),
-            (
-                vec!["--sclae", "small"],
-                "a similar argument exists: '--scale'",
-            ),
+            (vec!["--sclae", "small"], "a similar argument exists: '--scale'"),
             (vec!["small"], "unexpected argument"),
         ] {
             let message = parsed(&flags).unwrap_err();

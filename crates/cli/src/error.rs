@@ -26,29 +26,17 @@ pub struct Error {
 impl Error {
     /// A usage, configuration or file error.
     pub fn config(message: impl ToString) -> Error {
-        Error {
-            kind: Kind::Config,
-            message: message.to_string(),
-            hint: None,
-        }
+        Error { kind: Kind::Config, message: message.to_string(), hint: None }
     }
 
     /// An absent device.
     pub fn device(message: impl ToString) -> Error {
-        Error {
-            kind: Kind::Device,
-            message: message.to_string(),
-            hint: None,
-        }
+        Error { kind: Kind::Device, message: message.to_string(), hint: None }
     }
 
     /// What a measurement returns when [`crate::RowContext::out_of_time`] told it to stop, its own state saved.
     pub fn stopped() -> Error {
-        Error {
-            kind: Kind::Stopped,
-            message: "stopped by --time-budget".into(),
-            hint: None,
-        }
+        Error { kind: Kind::Stopped, message: "stopped by --time-budget".into(), hint: None }
     }
 
     /// The same error with a remedy.
@@ -68,11 +56,7 @@ impl Error {
 
     /// `error: ...` and, if there is one, `hint: ...`, each on its own line.
     pub fn text(&self) -> String {
-        let hint = self
-            .hint
-            .as_ref()
-            .map(|hint| format!("hint: {hint}\n"))
-            .unwrap_or_default();
+        let hint = self.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
         format!("error: {}\n{hint}", self.message)
     }
 }

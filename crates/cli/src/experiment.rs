@@ -75,34 +75,21 @@ pub struct RowContext<'a> {
 impl RowContext<'_> {
     /// The configuration as the experiment's typed struct.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        parse(self.config).map_err(|e| Error {
-            message: format!("row {}: {}", self.row, e.message),
-            ..e
-        })
+        parse(self.config).map_err(|e| Error { message: format!("row {}: {}", self.row, e.message), ..e })
     }
 
     /// Whether the time budget is spent.
     pub fn out_of_time(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// A value of this row.
     pub fn metric(&self, seed: u64, step: u64, metric: &str, value: f64) -> Metric {
-        Metric {
-            row: self.row.into(),
-            seed,
-            step,
-            metric: metric.into(),
-            value,
-        }
+        Metric { row: self.row.into(), seed, step, metric: metric.into(), value }
     }
 }
 
 /// A configuration as a typed struct; an unknown or missing key is named.
 pub fn parse<T: DeserializeOwned>(config: &toml::Table) -> Result<T, Error> {
-    config
-        .clone()
-        .try_into()
-        .map_err(|e: toml::de::Error| Error::config(e.to_string().trim_end()))
+    config.clone().try_into().map_err(|e: toml::de::Error| Error::config(e.to_string().trim_end()))
 }

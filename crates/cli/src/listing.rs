@@ -14,9 +14,7 @@ pub(crate) fn list(item: &Item, plan: &Plan, records: &[String]) -> Result<Strin
     }
     for group in &item.groups {
         for row in &group.rows {
-            let scales = resolved
-                .iter()
-                .filter(|(_, rows)| rows.iter().any(|r| r.id == row.id));
+            let scales = resolved.iter().filter(|(_, rows)| rows.iter().any(|r| r.id == row.id));
             let scales: Vec<&str> = scales.map(|(scale, _)| *scale).collect();
             if !scales.is_empty() {
                 let label = format!("{}: {}", group.label, row.label);
@@ -28,9 +26,7 @@ pub(crate) fn list(item: &Item, plan: &Plan, records: &[String]) -> Result<Strin
     if records.is_empty() {
         out += "  none\n";
     }
-    records
-        .iter()
-        .for_each(|name| out += &format!("  {name}\n"));
+    records.iter().for_each(|name| out += &format!("  {name}\n"));
     Ok(out)
 }
 
@@ -56,14 +52,9 @@ pub(crate) fn config(scale: &str, rows: &[Row], json: bool) -> Result<String, Er
         config_sha256: &row.config_sha256,
         config: &row.config,
     });
-    let printed = Printed {
-        scale,
-        row: row.collect(),
-    };
+    let printed = Printed { scale, row: row.collect() };
     if json {
-        serde_json::to_string_pretty(&printed)
-            .map(|text| text + "\n")
-            .map_err(Error::config)
+        serde_json::to_string_pretty(&printed).map(|text| text + "\n").map_err(Error::config)
     } else {
         toml::to_string(&printed).map_err(Error::config)
     }

@@ -33,30 +33,17 @@ pub(crate) enum End {
 
 impl Session<'_> {
     /// Measures the rows that `state` lacks, each pushed to it when finished.
-    pub(crate) fn measure_all(
-        &self,
-        rows: &[Row],
-        place: &Place,
-        state: &mut State,
-    ) -> Result<End, Error> {
+    pub(crate) fn measure_all(&self, rows: &[Row], place: &Place, state: &mut State) -> Result<End, Error> {
         let device = place.device;
         let deadline = self.args.time_budget.map(|budget| self.started + budget);
         for (index, row) in rows.iter().enumerate() {
             let label = format!("[{}/{}] {}", index + 1, rows.len(), row.id);
-            if state
-                .rows
-                .iter()
-                .any(|done| done.head.row == row.id && same(done, row, device))
-            {
+            if state.rows.iter().any(|done| done.head.row == row.id && same(done, row, device)) {
                 self.say(&format!("{label} finished before"));
                 continue;
             }
             let progress = Progress::new(label, self.args.quiet, self.args.verbose);
-            let copied = state
-                .rows
-                .iter()
-                .find(|done| same(done, row, device))
-                .cloned();
+            let copied = state.rows.iter().find(|done| same(done, row, device)).cloned();
             if let Some(done) = copied {
                 let result = format!("copied from {}, the same configuration", done.head.row);
                 state.push(renamed(done, &row.id))?;
@@ -83,10 +70,7 @@ impl Session<'_> {
                     progress.finish("stopped");
                     return Ok(End::Stopped);
                 }
-                other => other.map_err(|e| Error {
-                    message: format!("row {}: {}", row.id, e.message),
-                    ..e
-                })?,
+                other => other.map_err(|e| Error { message: format!("row {}: {}", row.id, e.message), ..e })?,
             };
             self.refuse_wrong(row, &points)?;
             let (metrics, curve) = split(&points);
@@ -99,11 +83,7 @@ impl Session<'_> {
                 wall_s: began.elapsed().as_secs_f64(),
             };
             progress.finish(&self.result(&row.id, &metrics));
-            state.push(Finished {
-                head,
-                metrics,
-                curve,
-            })?;
+            state.push(Finished { head, metrics, curve })?;
         }
         Ok(End::Done)
     }
@@ -113,25 +93,15 @@ impl Session<'_> {
         let wrong = points.iter().find_map(|p| match () {
             () if p.row != row.id => Some(format!("a value of row {}", p.row)),
             () if !row.seeds.contains(&p.seed) => Some(format!("a value of seed {}", p.seed)),
-            () if self.item.metric(&p.metric).is_none() => {
-                Some(format!("a value of metric {}", p.metric))
-            }
+            () if self.item.metric(&p.metric).is_none() => Some(format!("a value of metric {}", p.metric)),
             () => None,
         });
-        let missing = row
-            .seeds
-            .iter()
-            .find(|seed| !points.iter().any(|p| p.seed == **seed));
+        let missing = row.seeds.iter().find(|seed| !points.iter().any(|p| p.seed == **seed));
         let wrong = wrong.or(missing.map(|seed| format!("no value of seed {seed}")));
         match wrong {
             None => Ok(()),
             Some(what) => {
-                let known: Vec<&str> = self
-                    .item
-                    .metrics
-                    .iter()
-                    .map(|metric| metric.id.as_str())
-                    .collect();
+                let known: Vec<&str> = self.item.metrics.iter().map(|metric| metric.id.as_str()).collect();
                 let message = format!("row {}: the experiment returned {what}", row.id);
                 let hint = format!("the metrics of {} are {}", self.item.id, known.join(", "));
                 Err(Error::config(message).hint(hint))
@@ -142,15 +112,8 @@ impl Session<'_> {
     /// A row's first table metric in a few words.
     fn result(&self, row: &str, metrics: &[Metric]) -> String {
         let measured = Measured::new(metrics);
-        let shown = self
-            .item
-            .metrics
-            .iter()
-            .filter(|m| m.in_table)
-            .find_map(|m| Some((m, measured.summary(row, m)?)));
-        shown
-            .map(|(metric, summary)| format!("{} {}", metric.id, summary.text(metric)))
-            .unwrap_or_default()
+        let shown = self.item.metrics.iter().filter(|m| m.in_table).find_map(|m| Some((m, measured.summary(row, m)?)));
+        shown.map(|(metric, summary)| format!("{} {}", metric.id, summary.text(metric))).unwrap_or_default()
     }
 
     /// The record of finished rows.
@@ -183,14 +146,8 @@ impl Session<'_> {
                 rows: rows.collect(),
                 files: Default::default(),
             },
-            metrics: kept
-                .iter()
-                .flat_map(|(_, done)| done.metrics.clone())
-                .collect(),
-            curve: kept
-                .iter()
-                .flat_map(|(_, done)| done.curve.clone())
-                .collect(),
+            metrics: kept.iter().flat_map(|(_, done)| done.metrics.clone()).collect(),
+            curve: kept.iter().flat_map(|(_, done)| done.curve.clone()).collect(),
         }
     }
 }
@@ -198,11 +155,7 @@ impl Session<'_> {
 /// The finished rows that are of today's plan, in its order.
 pub(crate) fn kept(rows: &[Row], device: &Device, state: &State) -> Vec<(Row, Finished)> {
     let finished = |row: &Row| {
-        let done = state
-            .rows
-            .iter()
-            .rev()
-            .find(|done| done.head.row == row.id && same(done, row, device))?;
+        let done = state.rows.iter().rev().find(|done| done.head.row == row.id && same(done, row, device))?;
         Some((row.clone(), done.clone()))
     };
     rows.iter().filter_map(finished).collect()
@@ -223,9 +176,6 @@ fn same(done: &Finished, row: &Row, device: &Device) -> bool {
 fn renamed(mut done: Finished, id: &str) -> Finished {
     done.head.row = id.into();
     done.head.wall_s = 0.0;
-    done.metrics
-        .iter_mut()
-        .chain(&mut done.curve)
-        .for_each(|m| m.row = id.into());
+    done.metrics.iter_mut().chain(&mut done.curve).for_each(|m| m.row = id.into());
     done
 }

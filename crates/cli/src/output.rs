@@ -10,10 +10,7 @@ use std::path::Path;
 
 /// Prints to stdout. A reader that has gone (`| head`) is no error.
 pub(crate) fn print(stdout: &mut dyn Write, text: &str) -> Result<(), Error> {
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::config(format!("stdout: {e}"))),
         _ => Ok(()),
     }
@@ -24,14 +21,8 @@ pub(crate) fn figures(folder: &Path, item: &Item, measured: &Measured) -> Result
     for spec in &item.figures {
         let figure = report::figure::build(item, spec, measured);
         if !figure.is_empty() {
-            write_atomic(
-                &folder.join(format!("{}.svg", figure.id)),
-                figure.svg()?.as_bytes(),
-            )?;
-            write_atomic(
-                &folder.join(format!("{}.csv", figure.id)),
-                figure.csv().as_bytes(),
-            )?;
+            write_atomic(&folder.join(format!("{}.svg", figure.id)), figure.svg()?.as_bytes())?;
+            write_atomic(&folder.join(format!("{}.csv", figure.id)), figure.csv().as_bytes())?;
         }
     }
     Ok(())

@@ -28,9 +28,7 @@ impl Progress {
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
             // A fixed template without colours; the default style is what a wrong one would leave.
-            if let Ok(style) =
-                ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {eta} left {msg}")
-            {
+            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {eta} left {msg}") {
                 bar.set_style(style.progress_chars("##-"));
             }
             bar.set_prefix(label.clone());
@@ -83,11 +81,7 @@ impl Progress {
             bar.finish_and_clear();
         }
         if !self.quiet {
-            say(&format!(
-                "{} {result} ({})",
-                self.label,
-                duration(self.started.elapsed().as_secs_f64())
-            ));
+            say(&format!("{} {result} ({})", self.label, duration(self.started.elapsed().as_secs_f64())));
         }
     }
 
@@ -100,10 +94,7 @@ impl Progress {
 
     fn line_is_due(&self) -> bool {
         // A poisoned lock only means that another thread stopped while it held the time of the last line.
-        let mut last = self
-            .last_line
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut last = self.last_line.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let due = last.elapsed() >= EVERY;
         if due {
             *last = Instant::now();
@@ -113,19 +104,10 @@ impl Progress {
 
     fn line(&self, done: u64, status: &str) -> String {
         let total = self.total.load(Ordering::Relaxed).max(done);
-        let left =
-            self.started.elapsed().as_secs_f64() * (total - done) as f64 / done.max(1) as f64;
+        let left = self.started.elapsed().as_secs_f64() * (total - done) as f64 / done.max(1) as f64;
         let percent = 100 * done / total.max(1);
-        let status = if status.is_empty() {
-            String::new()
-        } else {
-            format!(", {status}")
-        };
-        format!(
-            "{} {done}/{total} ({percent} %), {} left{status}",
-            self.label,
-            duration(left)
-        )
+        let status = if status.is_empty() { String::new() } else { format!(", {status}") };
+        format!("{} {done}/{total} ({percent} %), {} left{status}", self.label, duration(left))
     }
 }
 
@@ -150,12 +132,7 @@ mod tests {
 
     #[test]
     fn durations_are_short() {
-        for (seconds, text) in [
-            (3.44, "3.4 s"),
-            (75.2, "75 s"),
-            (600.0, "10 min"),
-            (9000.0, "2.5 h"),
-        ] {
+        for (seconds, text) in [(3.44, "3.4 s"), (75.2, "75 s"), (600.0, "10 min"), (9000.0, "2.5 h")] {
             assert_eq!(duration(seconds), text);
         }
     }
@@ -172,9 +149,6 @@ mod tests {
             }
         });
         let line = progress.line(progress.done.load(Ordering::Relaxed), "loss 0.4");
-        assert!(
-            line.starts_with("[1/1] a 200/400 (50 %), ") && line.ends_with(" left, loss 0.4"),
-            "{line}"
-        );
+        assert!(line.starts_with("[1/1] a 200/400 (50 %), ") && line.ends_with(" left, loss 0.4"), "{line}");
     }
 }

@@ -16,12 +16,7 @@ pub(crate) fn source() -> Source {
     let lockfile_sha256 = sha256(LOCKFILE);
     let described = described(&lockfile_sha256).or_else(|| std::env::var(REV_VARIABLE).ok());
     let (git_rev, dirty) = revision(described.as_deref());
-    Source {
-        git_rev,
-        dirty,
-        rustc: env!("BUILT_WITH_RUSTC").into(),
-        lockfile_sha256,
-    }
+    Source { git_rev, dirty, rustc: env!("BUILT_WITH_RUSTC").into(), lockfile_sha256 }
 }
 
 /// `<commit>` or `<commit>-dirty` taken apart.
@@ -43,22 +38,11 @@ fn described(lockfile_sha256: &str) -> Option<String> {
     if sha256(&lockfile) != lockfile_sha256 {
         return None;
     }
-    git(&[
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude",
-        "*",
-    ])
+    git(&["describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"])
 }
 
 fn git(args: &[&str]) -> Option<String> {
-    let output = Command::new("git")
-        .args(args)
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_string();
     Some(text).filter(|text| !text.is_empty())
 }
@@ -81,25 +65,14 @@ pub(crate) fn command(item: &str, args: &[String]) -> String {
             flags += &format!(" {}", quoted(arg));
         }
     }
-    let flags = if flags.is_empty() {
-        flags
-    } else {
-        format!(" --{flags}")
-    };
+    let flags = if flags.is_empty() { flags } else { format!(" --{flags}") };
     format!("cargo run --release -p reproduce-{item}{flags}")
 }
 
 /// An argument as a shell takes it.
 fn quoted(arg: &str) -> String {
-    let plain = !arg.is_empty()
-        && arg
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_.,:/=".contains(c));
-    if plain {
-        arg.into()
-    } else {
-        format!("'{}'", arg.replace('\'', "'\\''"))
-    }
+    let plain = !arg.is_empty() && arg.chars().all(|c| c.is_ascii_alphanumeric() || "-_.,:/=".contains(c));
+    if plain { arg.into() } else { format!("'{}'", arg.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -126,18 +99,10 @@ mod tests {
         let args = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
         let shown = command(
             "table-3",
-            &args(
-                "--scale small --out /home/me/x --resume --time-budget 9m --format=json -v --seeds 3",
-            ),
+            &args("--scale small --out /home/me/x --resume --time-budget 9m --format=json -v --seeds 3"),
         );
-        assert_eq!(
-            shown,
-            "cargo run --release -p reproduce-table-3 -- --scale small --seeds 3"
-        );
-        assert_eq!(
-            command("table-3", &args("--out=/x")),
-            "cargo run --release -p reproduce-table-3"
-        );
+        assert_eq!(shown, "cargo run --release -p reproduce-table-3 -- --scale small --seeds 3");
+        assert_eq!(command("table-3", &args("--out=/x")), "cargo run --release -p reproduce-table-3");
         assert_eq!(
             command("x", &["--rows".into(), "a b".into()]),
             "cargo run --release -p reproduce-x -- --rows 'a b'"

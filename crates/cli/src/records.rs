@@ -26,9 +26,7 @@ struct StaleFile {
 
 /// The nearest `golden` folder with records, from `from` upward.
 pub(crate) fn golden(from: &Path) -> Option<PathBuf> {
-    from.ancestors()
-        .map(|folder| folder.join("golden"))
-        .find(|golden| golden.join("records").is_dir())
+    from.ancestors().map(|folder| folder.join("golden")).find(|golden| golden.join("records").is_dir())
 }
 
 /// The names `<item>.<scale>.<device>` of an item's records: the largest scale first, GPUs before CPUs.
@@ -37,25 +35,15 @@ pub(crate) fn names(golden: &Path, item: &str) -> Result<Vec<String>, Error> {
     let io = |e: std::io::Error| Error::config(format!("{}: {e}", folder.display()));
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(io)? {
-        let name = entry
-            .map_err(io)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
+        let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
         if name.split('.').next() == Some(item) && name.split('.').count() == 3 {
             names.push(name);
         }
     }
     names.sort_by_key(|name| {
         let mut parts = name.split('.').skip(1);
-        let (scale, device) = (
-            parts.next().unwrap_or_default(),
-            parts.next().unwrap_or_default(),
-        );
-        let size = ["paper", "small", "smoke"]
-            .iter()
-            .position(|s| *s == scale)
-            .unwrap_or(3);
+        let (scale, device) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let size = ["paper", "small", "smoke"].iter().position(|s| *s == scale).unwrap_or(3);
         (size, ["cpu", "dfdx"].contains(&device), name.clone())
     });
     Ok(names)
@@ -69,21 +57,11 @@ pub(crate) fn find(
     device: DeviceArg,
 ) -> Result<Option<Recorded>, Error> {
     let names = names(golden, item)?;
-    for name in names
-        .iter()
-        .filter(|name| scale.is_none_or(|scale| name.split('.').nth(1) == Some(scale)))
-    {
+    for name in names.iter().filter(|name| scale.is_none_or(|scale| name.split('.').nth(1) == Some(scale))) {
         let run = read(&golden.join("records").join(name))?;
-        if device
-            .kind()
-            .is_none_or(|kind| kind == run.record.device.kind)
-        {
+        if device.kind().is_none_or(|kind| kind == run.record.device.kind) {
             let measured = Measured::new(&run.metrics);
-            return Ok(Some(Recorded {
-                run,
-                measured,
-                stale: stale(golden, name)?,
-            }));
+            return Ok(Some(Recorded { run, measured, stale: stale(golden, name)? }));
         }
     }
     Ok(None)
@@ -96,7 +74,6 @@ fn stale(golden: &Path, name: &str) -> Result<Option<String>, Error> {
         Err(e) => return Err(Error::config(format!("{}: {e}", path.display()))),
         Ok(text) => text,
     };
-    let mut file: StaleFile =
-        toml::from_str(&text).map_err(|e| Error::config(format!("{}: {e}", path.display())))?;
+    let mut file: StaleFile = toml::from_str(&text).map_err(|e| Error::config(format!("{}: {e}", path.display())))?;
     Ok(file.stale.remove(name))
 }

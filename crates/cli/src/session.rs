@@ -34,14 +34,7 @@ impl<'a> Session<'a> {
         typed: &'a [String],
     ) -> Result<Self, Error> {
         let plan = Plan::parse(experiment.plan())?;
-        Ok(Session {
-            experiment,
-            item,
-            plan,
-            args,
-            typed,
-            started: Instant::now(),
-        })
+        Ok(Session { experiment, item, plan, args, typed, started: Instant::now() })
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -51,14 +44,9 @@ impl<'a> Session<'a> {
     }
 
     pub(crate) fn go(&self, stdout: &mut dyn Write) -> Result<u8, Error> {
-        let golden = std::env::current_dir()
-            .ok()
-            .and_then(|folder| golden(&folder));
+        let golden = std::env::current_dir().ok().and_then(|folder| golden(&folder));
         if self.args.list {
-            let records = golden
-                .map(|golden| names(&golden, &self.item.id))
-                .transpose()?
-                .unwrap_or_default();
+            let records = golden.map(|golden| names(&golden, &self.item.id)).transpose()?.unwrap_or_default();
             print(stdout, &listing::list(&self.item, &self.plan, &records)?)?;
             return Ok(0);
         }
@@ -75,31 +63,16 @@ impl<'a> Session<'a> {
         self.run(scale, &rows, golden.as_deref(), stdout)
     }
 
-    fn run(
-        &self,
-        scale: &str,
-        rows: &[Row],
-        golden: Option<&Path>,
-        stdout: &mut dyn Write,
-    ) -> Result<u8, Error> {
+    fn run(&self, scale: &str, rows: &[Row], golden: Option<&Path>, stdout: &mut dyn Write) -> Result<u8, Error> {
         let threads = self.args.threads.map_or_else(cores, usize::from);
         let device = self.experiment.device(self.args.device, threads)?;
-        let out = self
-            .args
-            .out
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(format!("out/{}.{scale}", self.item.id)));
+        let out = self.args.out.clone().unwrap_or_else(|| PathBuf::from(format!("out/{}.{scale}", self.item.id)));
         let recorded = self.recorded_beside(golden);
         let (mut state, set_aside) = State::open(&out, self.args.resume)?;
         if set_aside {
             self.say("the finished rows of an earlier run are set aside in state.old.jsonl; --resume would keep them");
         }
-        let place = Place {
-            device: &device,
-            threads,
-            out: &out,
-            source: provenance::source(),
-        };
+        let place = Place { device: &device, threads, out: &out, source: provenance::source() };
         let end = self.measure_all(rows, &place, &mut state);
         // Whatever ended the measuring, what is finished becomes a record.
         let kept = kept(&self.rows(scale, None)?, &device, &state);
@@ -110,13 +83,7 @@ impl<'a> Session<'a> {
 
         let mut shown: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
         shown.extend(kept.iter().map(|(row, _)| row.id.clone()));
-        let run = Column {
-            measured: &measured,
-            scale,
-            device: &device.kind,
-            hardware: &device.name,
-            stale: None,
-        };
+        let run = Column { measured: &measured, scale, device: &device.kind, hardware: &device.name, stale: None };
         let table = self.table(shown, recorded.as_ref(), Some(run));
         print(stdout, &table.render(self.args.format.into()))?;
         self.say(&format!("files: {}", out.display()));
@@ -124,14 +91,9 @@ impl<'a> Session<'a> {
         match end {
             End::Done => Ok(u8::from(table.is_off())),
             End::Stopped => {
-                let left = rows
-                    .iter()
-                    .filter(|row| !kept.iter().any(|(done, _)| done.id == row.id))
-                    .count();
+                let left = rows.iter().filter(|row| !kept.iter().any(|(done, _)| done.id == row.id)).count();
                 let plural = if left == 1 { "row is" } else { "rows are" };
-                Err(Error::stopped().hint(format!(
-                    "{left} {plural} left; the same command with --resume goes on"
-                )))
+                Err(Error::stopped().hint(format!("{left} {plural} left; the same command with --resume goes on")))
             }
         }
     }
@@ -146,31 +108,19 @@ impl<'a> Session<'a> {
     }
 
     fn print_recorded(&self, golden: Option<PathBuf>, stdout: &mut dyn Write) -> Result<u8, Error> {
-        let nowhere = || {
-            Error::config("there is no golden/records folder here or above")
-                .hint("run it inside the repository")
-        };
+        let nowhere =
+            || Error::config("there is no golden/records folder here or above").hint("run it inside the repository");
         let golden = golden.ok_or_else(nowhere)?;
-        let found = find(
-            &golden,
-            &self.item.id,
-            self.args.scale.as_deref(),
-            self.args.device,
-        )?;
+        let found = find(&golden, &self.item.id, self.args.scale.as_deref(), self.args.device)?;
         let Some(recorded) = found else {
             let have = names(&golden, &self.item.id)?.join(", ");
             let have = if have.is_empty() { "none".into() } else { have };
-            let message = format!(
-                "there is no such record of {}; recorded: {have}",
-                self.item.id
-            );
+            let message = format!("there is no such record of {}; recorded: {have}", self.item.id);
             return Err(Error::config(message).hint("without --recorded it runs here"));
         };
         let rows = self.args.rows.clone().unwrap_or_default();
         if let Some(row) = rows.iter().find(|row| !recorded.measured.has_row(row)) {
-            return Err(
-                Error::config(format!("the record has no row {row}")).hint("--list shows the rows")
-            );
+            return Err(Error::config(format!("the record has no row {row}")).hint("--list shows the rows"));
         }
         let table = self.table(Vec::new(), Some(&recorded), None);
         print(stdout, &table.render(self.args.format.into()))?;
@@ -191,12 +141,7 @@ impl<'a> Session<'a> {
     }
 
     /// The table of the rows named, with those recorded unless `--rows` chose.
-    fn table(
-        &self,
-        mut shown: Vec<String>,
-        recorded: Option<&Recorded>,
-        run: Option<Column>,
-    ) -> Table {
+    fn table(&self, mut shown: Vec<String>, recorded: Option<&Recorded>, run: Option<Column>) -> Table {
         let column = recorded.map(|r| Column {
             measured: &r.measured,
             scale: &r.run.record.scale,
@@ -206,9 +151,7 @@ impl<'a> Session<'a> {
         });
         match (&self.args.rows, recorded) {
             (Some(only), _) => shown = only.clone(),
-            (None, Some(recorded)) => {
-                shown.extend(recorded.run.record.rows.iter().map(|row| row.id.clone()))
-            }
+            (None, Some(recorded)) => shown.extend(recorded.run.record.rows.iter().map(|row| row.id.clone())),
             (None, None) => (),
         }
         build(&self.item, &shown, column, run)

@@ -72,20 +72,14 @@ impl State {
         // Also drops a last line that was cut short, so that the next one starts a line of its own.
         let text: Result<Vec<String>, Error> = rows.iter().map(line).collect();
         write_atomic(&path, text?.concat().as_bytes())?;
-        let file = OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(|e| io(&path, e))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(|e| io(&path, e))?;
         Ok((State { path, file, rows }, existing && !resume))
     }
 
     /// Adds a finished row, on the disk before this returns.
     pub(crate) fn push(&mut self, row: Finished) -> Result<(), Error> {
         let text = line(&row)?;
-        self.file
-            .write_all(text.as_bytes())
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| io(&self.path, e))?;
+        self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()).map_err(|e| io(&self.path, e))?;
         self.rows.push(row);
         Ok(())
     }
@@ -96,39 +90,22 @@ fn io(path: &Path, e: std::io::Error) -> Error {
 }
 
 fn line(row: &Finished) -> Result<String, Error> {
-    let line = Line {
-        head: row.head.clone(),
-        metrics: to_csv(&row.metrics),
-        curve: to_csv(&row.curve),
-    };
-    serde_json::to_string(&line)
-        .map(|text| text + "\n")
-        .map_err(Error::config)
+    let line = Line { head: row.head.clone(), metrics: to_csv(&row.metrics), curve: to_csv(&row.curve) };
+    serde_json::to_string(&line).map(|text| text + "\n").map_err(Error::config)
 }
 
 fn load(path: &Path) -> Result<Vec<Finished>, Error> {
     let bytes = std::fs::read(path).map_err(|e| io(path, e))?;
-    let whole = bytes
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |end| end + 1);
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let broken = |number: usize, what: String| {
         let message = format!("{}: line {}: broken: {what}", path.display(), number + 1);
         Error::config(message).hint("delete that line, or run without --resume")
     };
     let mut rows = Vec::new();
-    for (number, text) in bytes[..whole]
-        .split(|byte| *byte == b'\n')
-        .filter(|text| !text.is_empty())
-        .enumerate()
-    {
+    for (number, text) in bytes[..whole].split(|byte| *byte == b'\n').filter(|text| !text.is_empty()).enumerate() {
         let line: Line = serde_json::from_slice(text).map_err(|e| broken(number, e.to_string()))?;
         let values = |csv: &str| from_csv(csv.as_bytes()).map_err(|e| broken(number, e));
-        rows.push(Finished {
-            metrics: values(&line.metrics)?,
-            curve: values(&line.curve)?,
-            head: line.head,
-        });
+        rows.push(Finished { metrics: values(&line.metrics)?, curve: values(&line.curve)?, head: line.head });
     }
     Ok(rows)
 }
@@ -138,13 +115,7 @@ mod tests {
     use super::*;
 
     fn row(id: &str) -> Finished {
-        let point = |step, value| Metric {
-            row: id.into(),
-            seed: 0,
-            step,
-            metric: "accuracy".into(),
-            value,
-        };
+        let point = |step, value| Metric { row: id.into(), seed: 0, step, metric: "accuracy".into(), value };
         Finished {
             head: Head {
                 row: id.into(),
@@ -167,10 +138,7 @@ mod tests {
         let one = std::fs::metadata(&state.path).unwrap().len() as usize;
         state.push(row("b")).unwrap();
         let whole = std::fs::read(&state.path).unwrap();
-        for len in (0..whole.len())
-            .step_by(37)
-            .chain([one, whole.len() - 1, whole.len()])
-        {
+        for len in (0..whole.len()).step_by(37).chain([one, whole.len() - 1, whole.len()]) {
             std::fs::write(folder.path().join(NAME), &whole[..len]).unwrap();
             let (mut state, set_aside) = State::open(folder.path(), true).unwrap();
             let kept = usize::from(len >= one) + usize::from(len == whole.len());
@@ -189,30 +157,18 @@ mod tests {
         let mut broken = row("a");
         broken.metrics[0].value = f64::NAN;
         state.push(broken).unwrap();
-        assert!(
-            State::open(folder.path(), true).unwrap().0.rows[0].metrics[0]
-                .value
-                .is_nan()
-        );
+        assert!(State::open(folder.path(), true).unwrap().0.rows[0].metrics[0].value.is_nan());
         let path = folder.path().join(NAME);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{{}}\n{text}")).unwrap();
         let error = State::open(folder.path(), true).err().unwrap();
-        assert!(
-            error.message.contains("state.jsonl: line 1: broken") && error.hint.is_some(),
-            "{}",
-            error.message
-        );
+        assert!(error.message.contains("state.jsonl: line 1: broken") && error.hint.is_some(), "{}", error.message);
     }
 
     #[test]
     fn what_is_not_resumed_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
-        State::open(folder.path(), false)
-            .unwrap()
-            .0
-            .push(row("a"))
-            .unwrap();
+        State::open(folder.path(), false).unwrap().0.push(row("a")).unwrap();
         let (state, set_aside) = State::open(folder.path(), false).unwrap();
         assert!(set_aside && state.rows.is_empty());
         assert!(folder.path().join(OLD).exists());

@@ -102,26 +102,15 @@ impl Summary {
         } else {
             String::new()
         };
-        let solved = self
-            .solved
-            .map(|n| format!("{n}/{}", self.seeds))
-            .unwrap_or_default();
+        let solved = self.solved.map(|n| format!("{n}/{}", self.seeds)).unwrap_or_default();
         [number(self.median), range, solved]
     }
 
     /// `0.998 [0.310–1.000] 2/3`: median, range and solved seeds, as far as each is defined.
     pub fn text(&self, metric: &paper::Metric) -> String {
         let [median, range, solved] = self.parts(metric);
-        let range = if range.is_empty() {
-            range
-        } else {
-            format!(" [{range}]")
-        };
-        let solved = if solved.is_empty() {
-            solved
-        } else {
-            format!(" {solved}")
-        };
+        let range = if range.is_empty() { range } else { format!(" [{range}]") };
+        let solved = if solved.is_empty() { solved } else { format!(" {solved}") };
         median + &range + &solved
     }
 }

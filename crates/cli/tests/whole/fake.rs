@@ -57,28 +57,18 @@ impl Experiment for Fake {
     fn check(&self, row: &toml::Table) -> Result<(), Error> {
         let config: Config = cli::parse(row)?;
         if config.value > 1.0 {
-            return Err(
-                Error::config(format!("value = {} is above 1", config.value))
-                    .hint("it is an accuracy"),
-            );
+            return Err(Error::config(format!("value = {} is above 1", config.value)).hint("it is an accuracy"));
         }
         Ok(())
     }
 
     fn facts(&self, _: &Device) -> Facts {
-        Facts {
-            dtype: "f32".into(),
-            ..Facts::default()
-        }
+        Facts { dtype: "f32".into(), ..Facts::default() }
     }
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
         let config: Config = ctx.parse()?;
-        let mut log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open("measured.log")
-            .unwrap();
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open("measured.log").unwrap();
         writeln!(log, "{}", ctx.row).unwrap();
         let began = Instant::now();
         ctx.progress.expect(2 * ctx.seeds.len() as u64);

@@ -40,22 +40,11 @@ struct Done {
 }
 
 fn finish(child: Child) -> Done {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = child.wait_with_output().unwrap();
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     let stdout = String::from_utf8(stdout).unwrap();
     // What the test harness says before the experiment starts.
-    let stdout = stdout
-        .strip_prefix("\nrunning 1 test\n")
-        .map(str::to_string)
-        .unwrap_or(stdout);
-    Done {
-        code: status.code().unwrap_or(-1),
-        stdout,
-        stderr: String::from_utf8(stderr).unwrap(),
-    }
+    let stdout = stdout.strip_prefix("\nrunning 1 test\n").map(str::to_string).unwrap_or(stdout);
+    Done { code: status.code().unwrap_or(-1), stdout, stderr: String::from_utf8(stderr).unwrap() }
 }
 
 fn invoke(folder: &Path, plan: &str, args: &str) -> Done {

@@ -40,15 +40,8 @@ pub(super) fn render(table: &Table) -> String {
         let mut cells = vec![one.label.clone()];
         cells.extend(named.then(|| metric.title()));
         cells.push(paper(one, &footnotes));
-        for (shown, summary) in [
-            (table.recorded.is_some(), one.recorded),
-            (table.run.is_some(), one.run),
-        ] {
-            cells.extend(shown.then(|| {
-                summary
-                    .map(|s| s.text(metric))
-                    .unwrap_or_else(|| "-".into())
-            }));
+        for (shown, summary) in [(table.recorded.is_some(), one.recorded), (table.run.is_some(), one.run)] {
+            cells.extend(shown.then(|| summary.map(|s| s.text(metric)).unwrap_or_else(|| "-".into())));
         }
         cells.push(one.verdict.map(|verdict| verdict.word().to_string()).unwrap_or_default());
         out += &line(&cells);

@@ -93,6 +93,39 @@ impl Summary {
     }
 }
 
+impl Summary {
+    /// Median, `min–max` (empty for one seed or a broken one), `solved/seeds` (empty where undefined).
+    pub(crate) fn parts(&self, metric: &paper::Metric) -> [String; 3] {
+        let number = |value: f64| format!("{value:.*}", metric.decimals);
+        let range = if self.seeds > 1 && !self.median.is_nan() {
+            format!("{}–{}", number(self.min), number(self.max))
+        } else {
+            String::new()
+        };
+        let solved = self
+            .solved
+            .map(|n| format!("{n}/{}", self.seeds))
+            .unwrap_or_default();
+        [number(self.median), range, solved]
+    }
+
+    /// `0.998 [0.310–1.000] 2/3`: median, range and solved seeds, as far as each is defined.
+    pub fn text(&self, metric: &paper::Metric) -> String {
+        let [median, range, solved] = self.parts(metric);
+        let range = if range.is_empty() {
+            range
+        } else {
+            format!(" [{range}]")
+        };
+        let solved = if solved.is_empty() {
+            solved
+        } else {
+            format!(" {solved}")
+        };
+        median + &range + &solved
+    }
+}
+
 /// The median of sorted values, of which there is at least one.
 pub(crate) fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;

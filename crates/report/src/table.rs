@@ -210,6 +210,7 @@ fn mark(number: &Number, footnotes: &[&str]) -> String {
     place.map(|place| format!("[{}]", place + 1)).unwrap_or_default()
 }
 
+<<<<<<< HEAD
 /// A summary's parts as text: median, `min–max` (empty for one seed), `solved/seeds` (empty where undefined).
 fn parts(summary: &Summary, metric: &Metric) -> [String; 3] {
     let number = |value: f64| format!("{value:.*}", metric.decimals);
@@ -222,6 +223,8 @@ fn parts(summary: &Summary, metric: &Metric) -> [String; 3] {
     [number(summary.median), range, solved]
 }
 
+=======
+>>>>>>> report
 #[cfg(test)]
 #[path = "table/tests.rs"]
 mod tests;

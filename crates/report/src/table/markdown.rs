@@ -1,7 +1,6 @@
 //! The table for a README.
 
-use super::{Line, Table, mark, parts};
-use crate::measured::Summary;
+use super::{Line, Table, mark};
 
 pub(super) fn render(table: &Table) -> String {
     let mut out = format!("**{}**\n\n", table.title);
@@ -41,8 +40,20 @@ pub(super) fn render(table: &Table) -> String {
         let mut cells = vec![one.label.clone()];
         cells.extend(named.then(|| metric.title()));
         cells.push(paper(one, &footnotes));
+<<<<<<< HEAD
         for (shown, summary) in [(table.recorded.is_some(), one.recorded), (table.run.is_some(), one.run)] {
             cells.extend(shown.then(|| summary.map(|s| joined(&s, metric)).unwrap_or_else(|| "-".into())));
+=======
+        for (shown, summary) in [
+            (table.recorded.is_some(), one.recorded),
+            (table.run.is_some(), one.run),
+        ] {
+            cells.extend(shown.then(|| {
+                summary
+                    .map(|s| s.text(metric))
+                    .unwrap_or_else(|| "-".into())
+            }));
+>>>>>>> report
         }
         cells.push(one.verdict.map(|verdict| verdict.word().to_string()).unwrap_or_default());
         out += &line(&cells);
@@ -78,6 +89,7 @@ fn paper(one: &Line, footnotes: &[&str]) -> String {
     let mark = mark(number, footnotes).replace('[', " \\[").replace(']', "\\]");
     number.shown() + &mark
 }
+<<<<<<< HEAD
 
 fn joined(summary: &Summary, metric: &crate::paper::Metric) -> String {
     let [median, range, solved] = parts(summary, metric);
@@ -85,3 +97,5 @@ fn joined(summary: &Summary, metric: &crate::paper::Metric) -> String {
     let solved = if solved.is_empty() { solved } else { format!(" {solved}") };
     median + &range + &solved
 }
+=======
+>>>>>>> report

@@ -2,7 +2,7 @@
 //! the recorded column.
 
 use super::grid::{Column, PAGE, lay_out, wrap};
-use super::{Line, Table, mark, parts};
+use super::{Line, Table, mark};
 use crate::claim::Verdict;
 use crate::measured::Summary;
 
@@ -111,7 +111,7 @@ fn columns(table: &Table, lines: &[&Line], recorded_range: bool, run_range: bool
     ];
     for (name, _, pick, range) in sides.into_iter().filter(|side| side.1) {
         let cell = |line: &Line, part: usize| match pick(line) {
-            Some(summary) => parts(&summary, &table.metrics[line.metric])[part].clone(),
+            Some(summary) => summary.parts(&table.metrics[line.metric])[part].clone(),
             None if part == 0 => "-".into(),
             None => String::new(),
         };

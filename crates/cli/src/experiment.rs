@@ -1,0 +1,95 @@
+//! What a binary supplies.
+
+use crate::{DeviceArg, Error, Progress};
+use report::measured::Metric;
+use report::record::Device;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+/// An item of the paper that can be measured.
+pub trait Experiment {
+    /// The item's id: `paper/<item>.toml`.
+    fn item(&self) -> &str;
+
+    /// The plan's toml text, see [`report::plan`].
+    fn plan(&self) -> &str;
+
+    /// Refuses a row's configuration that [`Experiment::measure`] could not run: usually [`parse`] into the typed
+    /// struct, then the checks on its values. Allocates and runs nothing.
+    fn check(&self, row: &toml::Table) -> Result<(), Error>;
+
+    /// Measures one row over all its seeds. Returns every value with its step, so that the record has its curves; of
+    /// each seed and metric the last step is the result. Equal configurations have equal results: a row whose
+    /// configuration and seeds were measured under another id is copied, not measured again.
+    fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error>;
+
+    /// What the record says of the arithmetic and the data on a device.
+    fn facts(&self, device: &Device) -> Facts;
+
+    /// The device kinds it runs on, the default first.
+    fn device_kinds(&self) -> &[&str] {
+        &["cpu"]
+    }
+
+    /// Finds the device asked for, or says why it is absent. The default knows the host alone.
+    fn device(&self, asked: DeviceArg, threads: usize) -> Result<Device, Error> {
+        crate::device::host(asked, self.device_kinds(), threads)
+    }
+}
+
+/// What the record says of the arithmetic and the data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The type of the arithmetic, such as `f32`.
+    pub dtype: String,
+    /// SHA-256 of the GPU kernels' source, if any run.
+    pub kernels_sha256: Option<String>,
+    /// SHA-256 of each data file by name.
+    pub data_sha256: BTreeMap<String, String>,
+}
+
+/// All that one row needs to be measured.
+pub struct RowContext<'a> {
+    /// The row's id.
+    pub row: &'a str,
+    /// Its resolved configuration.
+    pub config: &'a toml::Table,
+    /// The seeds to run; side by side, if the experiment likes.
+    pub seeds: &'a [u64],
+    /// The device to run on.
+    pub device: &'a Device,
+    /// CPU threads to use in all.
+    pub threads: usize,
+    /// A folder for checkpoints of its own; prefix their names with the row's id.
+    pub out: &'a Path,
+    /// Whether to go on from such checkpoints.
+    pub resume: bool,
+    /// When to stop: save a checkpoint and return [`Error::stopped`].
+    pub deadline: Option<Instant>,
+    /// Where to report progress.
+    pub progress: &'a Progress,
+}
+
+impl RowContext<'_> {
+    /// The configuration as the experiment's typed struct.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        parse(self.config).map_err(|e| Error { message: format!("row {}: {}", self.row, e.message), ..e })
+    }
+
+    /// Whether the time budget is spent.
+    pub fn out_of_time(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// A value of this row.
+    pub fn metric(&self, seed: u64, step: u64, metric: &str, value: f64) -> Metric {
+        Metric { row: self.row.into(), seed, step, metric: metric.into(), value }
+    }
+}
+
+/// A configuration as a typed struct; an unknown or missing key is named.
+pub fn parse<T: DeserializeOwned>(config: &toml::Table) -> Result<T, Error> {
+    config.clone().try_into().map_err(|e: toml::de::Error| Error::config(e.to_string().trim_end()))
+}

@@ -1,0 +1,181 @@
+//! The rows of a plan, measured one after another, and the record of those finished.
+
+use crate::experiment::RowContext;
+use crate::progress::Progress;
+use crate::session::Session;
+use crate::state::{Finished, Head, State};
+use crate::{Error, Kind, provenance};
+use report::measured::{Measured, Metric};
+use report::plan::Row;
+use report::record::{Device, RowRecord, Run, RunRecord, SCHEMA, Source, split};
+use std::path::Path;
+use std::time::Instant;
+
+/// Where and from which source rows are measured.
+pub(crate) struct Place<'a> {
+    /// The device.
+    pub(crate) device: &'a Device,
+    /// CPU threads.
+    pub(crate) threads: usize,
+    /// The run's folder.
+    pub(crate) out: &'a Path,
+    /// The source.
+    pub(crate) source: Source,
+}
+
+/// How the measuring ended.
+pub(crate) enum End {
+    /// Every row is finished.
+    Done,
+    /// The time budget is spent.
+    Stopped,
+}
+
+impl Session<'_> {
+    /// Measures the rows that `state` lacks, each pushed to it when finished.
+    pub(crate) fn measure_all(&self, rows: &[Row], place: &Place, state: &mut State) -> Result<End, Error> {
+        let device = place.device;
+        let deadline = self.args.time_budget.map(|budget| self.started + budget);
+        for (index, row) in rows.iter().enumerate() {
+            let label = format!("[{}/{}] {}", index + 1, rows.len(), row.id);
+            if state.rows.iter().any(|done| done.head.row == row.id && same(done, row, device)) {
+                self.say(&format!("{label} finished before"));
+                continue;
+            }
+            let progress = Progress::new(label, self.args.quiet, self.args.verbose);
+            let copied = state.rows.iter().find(|done| same(done, row, device)).cloned();
+            if let Some(done) = copied {
+                let result = format!("copied from {}, the same configuration", done.head.row);
+                state.push(renamed(done, &row.id))?;
+                progress.finish(&result);
+                continue;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(End::Stopped);
+            }
+            let ctx = RowContext {
+                row: &row.id,
+                config: &row.config,
+                seeds: &row.seeds,
+                device,
+                threads: place.threads,
+                out: place.out,
+                resume: self.args.resume,
+                deadline,
+                progress: &progress,
+            };
+            let began = Instant::now();
+            let points = match self.experiment.measure(&ctx) {
+                Err(e) if e.kind == Kind::Stopped => {
+                    progress.finish("stopped");
+                    return Ok(End::Stopped);
+                }
+                other => other.map_err(|e| Error { message: format!("row {}: {}", row.id, e.message), ..e })?,
+            };
+            self.refuse_wrong(row, &points)?;
+            let (metrics, curve) = split(&points);
+            let head = Head {
+                row: row.id.clone(),
+                seeds: row.seeds.clone(),
+                device: device_id(device),
+                config_sha256: row.config_sha256.clone(),
+                git_rev: place.source.git_rev.clone(),
+                wall_s: began.elapsed().as_secs_f64(),
+            };
+            progress.finish(&self.result(&row.id, &metrics));
+            state.push(Finished { head, metrics, curve })?;
+        }
+        Ok(End::Done)
+    }
+
+    /// An experiment returns values of its row, of its seeds (all of them) and of the item's metrics.
+    fn refuse_wrong(&self, row: &Row, points: &[Metric]) -> Result<(), Error> {
+        let wrong = points.iter().find_map(|p| match () {
+            () if p.row != row.id => Some(format!("a value of row {}", p.row)),
+            () if !row.seeds.contains(&p.seed) => Some(format!("a value of seed {}", p.seed)),
+            () if self.item.metric(&p.metric).is_none() => Some(format!("a value of metric {}", p.metric)),
+            () => None,
+        });
+        let missing = row.seeds.iter().find(|seed| !points.iter().any(|p| p.seed == **seed));
+        let wrong = wrong.or(missing.map(|seed| format!("no value of seed {seed}")));
+        match wrong {
+            None => Ok(()),
+            Some(what) => {
+                let known: Vec<&str> = self.item.metrics.iter().map(|metric| metric.id.as_str()).collect();
+                let message = format!("row {}: the experiment returned {what}", row.id);
+                let hint = format!("the metrics of {} are {}", self.item.id, known.join(", "));
+                Err(Error::config(message).hint(hint))
+            }
+        }
+    }
+
+    /// A row's first table metric in a few words.
+    fn result(&self, row: &str, metrics: &[Metric]) -> String {
+        let measured = Measured::new(metrics);
+        let shown = self.item.metrics.iter().filter(|m| m.in_table).find_map(|m| Some((m, measured.summary(row, m)?)));
+        shown.map(|(metric, summary)| format!("{} {}", metric.id, summary.text(metric))).unwrap_or_default()
+    }
+
+    /// The record of finished rows.
+    pub(crate) fn record(&self, scale: &str, place: &Place, kept: &[(Row, Finished)]) -> Run {
+        let facts = self.experiment.facts(place.device);
+        let mut seeds: Vec<u64> = kept.iter().flat_map(|(row, _)| row.seeds.clone()).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        let rows = kept.iter().map(|(row, done)| RowRecord {
+            id: row.id.clone(),
+            seeds: row.seeds.clone(),
+            git_rev: done.head.git_rev.clone(),
+            wall_s: done.head.wall_s,
+            config_sha256: row.config_sha256.clone(),
+            config: row.config.clone(),
+        });
+        Run {
+            record: RunRecord {
+                schema: SCHEMA,
+                item: self.item.id.clone(),
+                scale: scale.into(),
+                device: place.device.clone(),
+                source: place.source.clone(),
+                dtype: facts.dtype,
+                seeds,
+                command: provenance::command(&self.item.id, self.typed),
+                wall_s: kept.iter().map(|(_, done)| done.head.wall_s).sum(),
+                kernels_sha256: facts.kernels_sha256,
+                data_sha256: facts.data_sha256,
+                rows: rows.collect(),
+                files: Default::default(),
+            },
+            metrics: kept.iter().flat_map(|(_, done)| done.metrics.clone()).collect(),
+            curve: kept.iter().flat_map(|(_, done)| done.curve.clone()).collect(),
+        }
+    }
+}
+
+/// The finished rows that are of today's plan, in its order.
+pub(crate) fn kept(rows: &[Row], device: &Device, state: &State) -> Vec<(Row, Finished)> {
+    let finished = |row: &Row| {
+        let done = state.rows.iter().rev().find(|done| done.head.row == row.id && same(done, row, device))?;
+        Some((row.clone(), done.clone()))
+    };
+    rows.iter().filter_map(finished).collect()
+}
+
+fn device_id(device: &Device) -> String {
+    format!("{}: {}", device.kind, device.name)
+}
+
+/// Whether a finished row is what the plan asks for today.
+fn same(done: &Finished, row: &Row, device: &Device) -> bool {
+    done.head.config_sha256 == row.config_sha256
+        && done.head.seeds == row.seeds
+        && done.head.device == device_id(device)
+}
+
+/// A finished row under another id: the same numbers, no time of its own.
+fn renamed(mut done: Finished, id: &str) -> Finished {
+    done.head.row = id.into();
+    done.head.wall_s = 0.0;
+    done.metrics.iter_mut().chain(&mut done.curve).for_each(|m| m.row = id.into());
+    done
+}

@@ -1,0 +1,154 @@
+//! Progress on stderr: a bar with the time left on a terminal, a line every ten seconds elsewhere.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often a line is written where there is no terminal.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The progress of one row, fed from any thread.
+pub struct Progress {
+    label: String,
+    quiet: bool,
+    verbose: bool,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last_line: Mutex<Instant>,
+    total: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Progress {
+    /// For the row `label`, such as `[2/12] varkey.static`.
+    pub(crate) fn new(label: String, quiet: bool, verbose: bool) -> Progress {
+        let terminal = !quiet && std::io::stderr().is_terminal();
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            // A fixed template without colours; the default style is what a wrong one would leave.
+            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {eta} left {msg}") {
+                bar.set_style(style.progress_chars("##-"));
+            }
+            bar.set_prefix(label.clone());
+            bar
+        });
+        let now = Instant::now();
+        Progress {
+            label,
+            quiet,
+            verbose,
+            bar,
+            started: now,
+            last_line: Mutex::new(now),
+            total: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds to the amount of work there is, in units of the caller's choice (steps, usually).
+    pub fn expect(&self, units: u64) {
+        let total = self.total.fetch_add(units, Ordering::Relaxed) + units;
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
+    /// Adds to the work done, and says how it stands in a few words (`loss 0.41`); empty for nothing to say.
+    pub fn advance(&self, units: u64, status: &str) {
+        let done = self.done.fetch_add(units, Ordering::Relaxed) + units;
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            if !status.is_empty() {
+                bar.set_message(status.to_string());
+            }
+        } else if !self.quiet && self.line_is_due() {
+            say(&self.line(done, status));
+        }
+    }
+
+    /// A line for those who asked for more (`-v`).
+    pub fn note(&self, text: &str) {
+        if self.verbose {
+            self.above(&format!("{}: {text}", self.label));
+        }
+    }
+
+    /// Ends the bar and writes the row's last line.
+    pub(crate) fn finish(&self, result: &str) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if !self.quiet {
+            say(&format!("{} {result} ({})", self.label, duration(self.started.elapsed().as_secs_f64())));
+        }
+    }
+
+    fn above(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
+        }
+    }
+
+    fn line_is_due(&self) -> bool {
+        // A poisoned lock only means that another thread stopped while it held the time of the last line.
+        let mut last = self.last_line.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let due = last.elapsed() >= EVERY;
+        if due {
+            *last = Instant::now();
+        }
+        due
+    }
+
+    fn line(&self, done: u64, status: &str) -> String {
+        let total = self.total.load(Ordering::Relaxed).max(done);
+        let left = self.started.elapsed().as_secs_f64() * (total - done) as f64 / done.max(1) as f64;
+        let percent = 100 * done / total.max(1);
+        let status = if status.is_empty() { String::new() } else { format!(", {status}") };
+        format!("{} {done}/{total} ({percent} %), {} left{status}", self.label, duration(left))
+    }
+}
+
+/// A line on stderr; a closed stderr is no reason to stop a run.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// `3.4 s`, `12 min`, `2.5 h`.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        for (seconds, text) in [(3.44, "3.4 s"), (75.2, "75 s"), (600.0, "10 min"), (9000.0, "2.5 h")] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn work_adds_up_over_threads() {
+        let progress = Progress::new("[1/1] a".into(), true, false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    progress.expect(100);
+                    (0..50).for_each(|_| progress.advance(1, ""));
+                });
+            }
+        });
+        let line = progress.line(progress.done.load(Ordering::Relaxed), "loss 0.4");
+        assert!(line.starts_with("[1/1] a 200/400 (50 %), ") && line.ends_with(" left, loss 0.4"), "{line}");
+    }
+}

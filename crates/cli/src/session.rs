@@ -1,0 +1,176 @@
+//! One invocation: what is listed, run, recorded and printed.
+
+use crate::args::{Args, DeviceArg, Format};
+use crate::experiment::Experiment;
+use crate::measuring::{End, Place, kept};
+use crate::output::{figures, measured, print};
+use crate::progress::{duration, say};
+use crate::records::{Recorded, find, golden, names};
+use crate::runner::resolve;
+use crate::state::State;
+use crate::{Error, listing, provenance};
+use report::paper::Item;
+use report::plan::{Plan, Row};
+use report::table::{Column, Table, build};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// One invocation.
+pub(crate) struct Session<'a> {
+    pub(crate) experiment: &'a dyn Experiment,
+    pub(crate) item: Item,
+    plan: Plan,
+    pub(crate) args: Args,
+    pub(crate) typed: &'a [String],
+    pub(crate) started: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(
+        experiment: &'a dyn Experiment,
+        item: Item,
+        args: Args,
+        typed: &'a [String],
+    ) -> Result<Self, Error> {
+        let plan = Plan::parse(experiment.plan())?;
+        Ok(Session { experiment, item, plan, args, typed, started: Instant::now() })
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        if !self.args.quiet {
+            say(text);
+        }
+    }
+
+    pub(crate) fn go(&self, stdout: &mut dyn Write) -> Result<u8, Error> {
+        let golden = std::env::current_dir().ok().and_then(|folder| golden(&folder));
+        if self.args.list {
+            let records = golden.map(|golden| names(&golden, &self.item.id)).transpose()?.unwrap_or_default();
+            print(stdout, &listing::list(&self.item, &self.plan, &records)?)?;
+            return Ok(0);
+        }
+        if self.args.recorded {
+            return self.print_recorded(golden, stdout);
+        }
+        let scale = self.args.scale.as_deref().unwrap_or("smoke");
+        let rows = self.rows(scale, self.args.rows.as_deref())?;
+        if self.args.print_config {
+            let json = self.args.format == Format::Json;
+            print(stdout, &listing::config(scale, &rows, json)?)?;
+            return Ok(0);
+        }
+        self.run(scale, &rows, golden.as_deref(), stdout)
+    }
+
+    fn run(&self, scale: &str, rows: &[Row], golden: Option<&Path>, stdout: &mut dyn Write) -> Result<u8, Error> {
+        let threads = self.args.threads.map_or_else(cores, usize::from);
+        let device = self.experiment.device(self.args.device, threads)?;
+        let out = self.args.out.clone().unwrap_or_else(|| PathBuf::from(format!("out/{}.{scale}", self.item.id)));
+        let recorded = self.recorded_beside(golden);
+        let (mut state, set_aside) = State::open(&out, self.args.resume)?;
+        if set_aside {
+            self.say("the finished rows of an earlier run are set aside in state.old.jsonl; --resume would keep them");
+        }
+        let place = Place { device: &device, threads, out: &out, source: provenance::source() };
+        let end = self.measure_all(rows, &place, &mut state);
+        // Whatever ended the measuring, what is finished becomes a record.
+        let kept = kept(&self.rows(scale, None)?, &device, &state);
+        let measured = measured(kept.iter().map(|(_, done)| done));
+        report::record::write(&out, self.record(scale, &place, &kept))?;
+        figures(&out, &self.item, &measured)?;
+        let end = end?;
+
+        let mut shown: Vec<String> = rows.iter().map(|row| row.id.clone()).collect();
+        shown.extend(kept.iter().map(|(row, _)| row.id.clone()));
+        let run = Column { measured: &measured, scale, device: &device.kind, hardware: &device.name, stale: None };
+        let table = self.table(shown, recorded.as_ref(), Some(run));
+        print(stdout, &table.render(self.args.format.into()))?;
+        self.say(&format!("files: {}", out.display()));
+        self.hint(recorded.as_ref());
+        match end {
+            End::Done => Ok(u8::from(table.is_off())),
+            End::Stopped => {
+                let left = rows.iter().filter(|row| !kept.iter().any(|(done, _)| done.id == row.id)).count();
+                let plural = if left == 1 { "row is" } else { "rows are" };
+                Err(Error::stopped().hint(format!("{left} {plural} left; the same command with --resume goes on")))
+            }
+        }
+    }
+
+    /// The plan's rows with the seeds asked for.
+    fn rows(&self, scale: &str, only: Option<&[String]>) -> Result<Vec<Row>, Error> {
+        let mut rows = resolve(self.experiment, &self.item, &self.plan, scale, only)?;
+        if let Some(seeds) = &self.args.seeds {
+            rows.iter_mut().for_each(|row| row.seeds.clone_from(seeds));
+        }
+        Ok(rows)
+    }
+
+    fn print_recorded(&self, golden: Option<PathBuf>, stdout: &mut dyn Write) -> Result<u8, Error> {
+        let nowhere =
+            || Error::config("there is no golden/records folder here or above").hint("run it inside the repository");
+        let golden = golden.ok_or_else(nowhere)?;
+        let found = find(&golden, &self.item.id, self.args.scale.as_deref(), self.args.device)?;
+        let Some(recorded) = found else {
+            let have = names(&golden, &self.item.id)?.join(", ");
+            let have = if have.is_empty() { "none".into() } else { have };
+            let message = format!("there is no such record of {}; recorded: {have}", self.item.id);
+            return Err(Error::config(message).hint("without --recorded it runs here"));
+        };
+        let rows = self.args.rows.clone().unwrap_or_default();
+        if let Some(row) = rows.iter().find(|row| !recorded.measured.has_row(row)) {
+            return Err(Error::config(format!("the record has no row {row}")).hint("--list shows the rows"));
+        }
+        let table = self.table(Vec::new(), Some(&recorded), None);
+        print(stdout, &table.render(self.args.format.into()))?;
+        self.hint(Some(&recorded));
+        Ok(u8::from(table.is_off()))
+    }
+
+    /// The record to print beside a run. A broken one is said and left out: it is no reason not to run.
+    fn recorded_beside(&self, golden: Option<&Path>) -> Option<Recorded> {
+        let Some(golden) = golden else {
+            self.say("no golden/records folder here or above: nothing recorded to compare with");
+            return None;
+        };
+        find(golden, &self.item.id, None, DeviceArg::Auto).unwrap_or_else(|e| {
+            self.say(&format!("warning: {e}; the recorded column is left out"));
+            None
+        })
+    }
+
+    /// The table of the rows named, with those recorded unless `--rows` chose.
+    fn table(&self, mut shown: Vec<String>, recorded: Option<&Recorded>, run: Option<Column>) -> Table {
+        let column = recorded.map(|r| Column {
+            measured: &r.measured,
+            scale: &r.run.record.scale,
+            device: &r.run.record.device.kind,
+            hardware: &r.run.record.device.name,
+            stale: r.stale.as_deref(),
+        });
+        match (&self.args.rows, recorded) {
+            (Some(only), _) => shown = only.clone(),
+            (None, Some(recorded)) => shown.extend(recorded.run.record.rows.iter().map(|row| row.id.clone())),
+            (None, None) => (),
+        }
+        build(&self.item, &shown, column, run)
+    }
+
+    /// The command behind the recorded column and what it costs.
+    fn hint(&self, recorded: Option<&Recorded>) {
+        match recorded.map(|recorded| &recorded.run.record) {
+            Some(record) => self.say(&format!(
+                "hint: the recorded values took {} on {}: {}",
+                duration(record.wall_s),
+                record.device.name,
+                record.command
+            )),
+            None => self.say("hint: nothing is recorded for this item yet; --scale small runs the larger settings"),
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

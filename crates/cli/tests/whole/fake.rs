@@ -1,0 +1,96 @@
+//! An experiment that measures what its plan says.
+
+use cli::{Device, Error, Experiment, Facts, Metric, RowContext};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+pub(crate) struct Fake {
+    pub(crate) plan: String,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// Accuracy at the last step; each seed adds a thousandth.
+    value: f64,
+    /// How long measuring takes.
+    #[serde(default)]
+    wait_s: f64,
+    /// `nan`, `error`, `metric` or `seed`: what goes wrong.
+    fail: Option<String>,
+}
+
+/// Every claim about variable keys at scale smoke holds.
+pub(crate) const GOOD: &str = r#"
+[base]
+seeds = 3
+[scale.smoke]
+[scale.small]
+[[row]]
+id = "varkey.none"
+set = { value = 0.1 }
+[[row]]
+id = "varkey.static"
+set = { value = 0.4 }
+[[row]]
+id = "varkey.headwise"
+set = { value = 0.95 }
+[[row]]
+id = "varkey.lowrank"
+set = { value = 0.96 }
+"#;
+
+/// The good plan with keys added to the third row.
+pub(crate) fn with(set: &str) -> String {
+    GOOD.replace("value = 0.95", &format!("value = 0.95, {set}"))
+}
+
+impl Experiment for Fake {
+    fn item(&self) -> &str {
+        "figure-recall"
+    }
+
+    fn plan(&self) -> &str {
+        &self.plan
+    }
+
+    fn check(&self, row: &toml::Table) -> Result<(), Error> {
+        let config: Config = cli::parse(row)?;
+        if config.value > 1.0 {
+            return Err(Error::config(format!("value = {} is above 1", config.value)).hint("it is an accuracy"));
+        }
+        Ok(())
+    }
+
+    fn facts(&self, _: &Device) -> Facts {
+        Facts { dtype: "f32".into(), ..Facts::default() }
+    }
+
+    fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
+        let config: Config = ctx.parse()?;
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open("measured.log").unwrap();
+        writeln!(log, "{}", ctx.row).unwrap();
+        let began = Instant::now();
+        ctx.progress.expect(2 * ctx.seeds.len() as u64);
+        while began.elapsed() < Duration::from_secs_f64(config.wait_s) {
+            if ctx.out_of_time() {
+                return Err(Error::stopped());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut points = Vec::new();
+        for &seed in ctx.seeds {
+            points.push(ctx.metric(seed, 1, "accuracy", 0.0));
+            let value = config.value + seed as f64 / 1000.0;
+            points.push(match config.fail.as_deref() {
+                Some("error") => return Err(Error::config("the disk is full").hint("make room")),
+                Some("nan") => ctx.metric(seed, 2, "accuracy", f64::NAN),
+                Some("metric") => ctx.metric(seed, 2, "speed", value),
+                Some("seed") => ctx.metric(seed + 100, 2, "accuracy", value),
+                _ => ctx.metric(seed, 2, "accuracy", value),
+            });
+            ctx.progress.advance(2, "");
+        }
+        Ok(points)
+    }
+}

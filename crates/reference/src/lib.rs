@@ -16,6 +16,7 @@ pub mod compose;
 mod dfdx_backend;
 mod interpret;
 mod layout;
+pub mod op;
 mod real;
 
 pub use dfdx_backend::DfdxBackend;

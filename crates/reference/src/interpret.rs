@@ -121,18 +121,23 @@ impl<E: Real, D: Device<E>, T: Tape<E, D>> Pass<'_, E, D, T> {
         self.vector(p).try_reshape_like(&(rows, columns))
     }
 
-    /// Ids and labels in range, where an op looks them up.
+    /// Ids and targets in range, where an op looks them up, and at least one target to score.
     fn check_ids(&self, op: &Op) -> Result<()> {
-        let (name, ids, size) = match *op {
+        let (what, ids, size) = match *op {
             Op::Embedding { table } => ("id", &self.batch.ids, self.model.spec(table).shape[0]),
             Op::CrossEntropy { logits } => ("target", &self.batch.targets, self.model.cols(logits)),
             _ => return Ok(()),
         };
-        let label = name == "target";
-        match ids.iter().find(|&&id| id as usize >= size && !(label && id == IGNORE)) {
+        let scored = what == "target";
+        let mut looked_up = ids.iter().filter(|&&id| !(scored && id == IGNORE)).peekable();
+        if looked_up.peek().is_none() {
+            let what = format!("none of {} positions has a target", ids.len());
+            return Err(Error::Batch { what, remedy: "label at least one position" });
+        }
+        match looked_up.find(|&&id| id as usize >= size) {
             None => Ok(()),
             Some(id) => Err(Error::Batch {
-                what: format!("{name} {id} in a vocabulary of {size}"),
+                what: format!("{what} {id} in a vocabulary of {size}"),
                 remedy: "use tokens of the model's vocabulary",
             }),
         }

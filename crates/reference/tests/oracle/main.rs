@@ -5,4 +5,5 @@ mod common;
 mod custom_op;
 mod finite_differences;
 mod properties;
+mod refusals;
 mod training;

@@ -7,3 +7,4 @@ mod finite_differences;
 mod properties;
 mod refusals;
 mod training;
+mod values;

@@ -1,0 +1,91 @@
+//! A short convolution and its backward pass: composed of dfdx primitives, and as the custom dfdx op.
+//!
+//! W = 4 taps, f32; head size 32, rank 16; no static taps beside dynamic ones, no residual. The gradient that comes in is
+//! all ones. dfdx runs on one thread but for matrix products.
+//!
+//! `cargo bench -p reference` (three minutes)
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use dfdx::prelude::*;
+use reference::Layout;
+use reference::compose::{Dynamic, Matrix, short_conv};
+use reference::op::{head_wise_conv, low_rank_conv, static_conv};
+use std::hint::black_box;
+use std::time::Duration;
+
+const WIDTH: usize = 4;
+const HEAD_SIZE: usize = 32;
+const RANK: usize = 16;
+
+type Traced = Matrix<f32, Cpu, OwnedTape<f32, Cpu>>;
+
+/// B, T and D.
+#[derive(Clone, Copy)]
+struct Sizes(usize, usize, usize);
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Static,
+    HeadWise,
+    LowRank,
+}
+
+/// x and what the taps are made of, as matrices of B T rows or as they are.
+fn inputs(kind: Kind, Sizes(b, t, d): Sizes) -> Vec<Matrix<f32, Cpu>> {
+    let dev = Cpu::seed_from_u64(0);
+    let normal = |rows, columns| dev.sample_normal_like(&(rows, columns));
+    let mut inputs = vec![normal(b * t, d)];
+    match kind {
+        Kind::Static => inputs.push(normal(WIDTH, d)),
+        Kind::HeadWise => inputs.push(normal(b * t, d / HEAD_SIZE * WIDTH)),
+        Kind::LowRank => inputs.extend([normal(b * t, RANK), normal(RANK, WIDTH * d)]),
+    }
+    inputs
+}
+
+fn composed(kind: Kind, Sizes(b, t, _): Sizes, inputs: Vec<Traced>) -> Traced {
+    let mut inputs = inputs.into_iter();
+    let mut next = || inputs.next().expect("an input per argument");
+    let x = next();
+    let (dynamic, static_w) = match kind {
+        Kind::Static => (None, Some(next())),
+        Kind::HeadWise => (Some(Dynamic::HeadWise(next())), None),
+        Kind::LowRank => (Some(Dynamic::LowRank(next(), next())), None),
+    };
+    short_conv(x, dynamic, static_w, WIDTH, &Layout::rows(b, t)).expect("memory for a convolution")
+}
+
+fn custom(kind: Kind, Sizes(b, t, d): Sizes, inputs: Vec<Traced>) -> Traced {
+    let mut inputs = inputs.into_iter();
+    let mut next = || inputs.next().expect("an input per argument");
+    let x = next().reshape_like(&(b, t, d));
+    let y = match kind {
+        Kind::Static => static_conv(x, next()),
+        Kind::HeadWise => head_wise_conv(x, next().reshape_like(&(b, t, d / HEAD_SIZE, WIDTH))),
+        Kind::LowRank => low_rank_conv(x, next().reshape_like(&(b, t, RANK)), next()),
+    };
+    y.expect("fitting shapes").reshape_like(&(b * t, d))
+}
+
+fn bench(c: &mut Criterion) {
+    for sizes @ Sizes(b, t, d) in [Sizes(1, 2048, 512), Sizes(4, 512, 1024)] {
+        for kind in [Kind::Static, Kind::HeadWise, Kind::LowRank] {
+            let inputs = inputs(kind, sizes);
+            let traced = || inputs.iter().map(|x| x.leaky_trace()).collect();
+            let mut group = c.benchmark_group(format!("{kind:?}, B={b} T={t} D={d}"));
+            group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+            for (name, conv) in [("dfdx composed", composed as fn(_, _, _) -> _), ("dfdx custom op", custom)] {
+                group.bench_function(format!("{name}, forward"), |bench| {
+                    bench.iter(|| black_box(conv(kind, sizes, traced())));
+                });
+                group.bench_function(format!("{name}, forward and backward"), |bench| {
+                    bench.iter(|| black_box(conv(kind, sizes, traced()).sum::<(), _>().backward()));
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,245 @@
+//! The backend: parameters as dfdx tensors, passes through [`crate::interpret`], updates on the host in f32.
+
+use backend::{AdamW, Backend, Batch, Error, Params, Result, Scores, State, Tape as Model, Var};
+use dfdx::prelude::*;
+
+use crate::compose::{Matrix, Vector};
+use crate::interpret::{self, Pass};
+use crate::{Real, adamw};
+
+/// Runs tapes through dfdx on the CPU in `E`, `f64` or `f32`.
+///
+/// Parameters and moments of [`Backend::state`] are f32 as on every backend; the passes use copies of the parameters
+/// in `E`, which [`DfdxBackend::set_parameter`] can move by less than f32 resolves.
+///
+/// ```
+/// use backend::{Backend, Batch, Init, Params, State, Tape};
+/// use reference::DfdxBackend;
+///
+/// // The loss of a bigram table.
+/// let mut tape = Tape::new(1, 3)?;
+/// let table = tape.param("table", &[4, 4], Init::Zeros, true)?;
+/// let logits = tape.embedding(table)?;
+/// tape.cross_entropy(logits);
+///
+/// let mut dfdx = DfdxBackend::<f64>::new();
+/// dfdx.load(State::new(Params::init(tape.specs(), 0)))?;
+/// let batch = Batch::new(vec![0, 1, 2], vec![1, 2, 3]);
+/// let (loss, gradients) = dfdx.loss_and_gradients(&tape, &batch)?;
+/// assert!((loss - 4f64.ln()).abs() < 1e-15);
+/// assert_eq!(gradients[0][1], (0.25 - 1.0) / 3.0);
+/// # Ok::<(), backend::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct DfdxBackend<E: Real> {
+    device: Cpu,
+    state: Option<State>,
+    params: Vec<Vector<E, Cpu>>,
+    gradients: Option<Vec<Vec<E>>>,
+    values: Vec<Matrix<E, Cpu>>,
+}
+
+impl<E: Real> Default for DfdxBackend<E>
+where
+    Cpu: Device<E>,
+{
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<E: Real> DfdxBackend<E>
+where
+    Cpu: Device<E>,
+{
+    /// A backend that holds no parameters yet.
+    pub fn new() -> Self {
+        Self { device: Cpu::default(), state: None, params: Vec::new(), gradients: None, values: Vec::new() }
+    }
+
+    /// The mean loss in full precision.
+    ///
+    /// # Errors
+    /// As [`Backend::evaluate`]; also if the tape has no loss.
+    pub fn loss(&self, tape: &Model, batch: &Batch) -> Result<E> {
+        let pass: Pass<'_, E, Cpu, NoneTape> = self.run(tape, batch)?;
+        Ok(pass.loss.ok_or_else(no_loss::<E>)?.as_vec()[0])
+    }
+
+    /// The mean loss and its gradient by each parameter, in full precision.
+    ///
+    /// # Errors
+    /// As [`Backend::gradients`].
+    pub fn loss_and_gradients(&self, tape: &Model, batch: &Batch) -> Result<(E, Vec<Vec<E>>)> {
+        let pass = self.run(tape, batch)?;
+        let loss = pass.loss.ok_or_else(no_loss::<E>)?;
+        Ok((loss.as_vec()[0], self.backward(loss.put_tape(pass.tape))?))
+    }
+
+    /// A parameter's values in full precision.
+    ///
+    /// # Errors
+    /// [`Error::Param`] if no parameter has this name, [`Error::Backend`] before the first [`Backend::load`].
+    pub fn parameter(&self, name: &str) -> Result<Vec<E>> {
+        Ok(self.params[self.index(name)?].as_vec())
+    }
+
+    /// Replaces a parameter's values; the state holds them rounded to f32.
+    ///
+    /// # Errors
+    /// As [`DfdxBackend::parameter`]; also if the number of values differs.
+    pub fn set_parameter(&mut self, name: &str, values: Vec<E>) -> Result<()> {
+        let i = self.index(name)?;
+        let state = self.state.as_mut().ok_or_else(not_loaded::<E>)?;
+        let rounded = &mut state.params.values[i];
+        if values.len() != rounded.len() {
+            let what = format!("{} values for {} elements", values.len(), rounded.len());
+            return Err(Error::Param { name: name.into(), what, remedy: "give one value per element" });
+        }
+        *rounded = values.iter().map(|v| v.lower() as f32).collect();
+        self.params[i] = tensor(&self.device, values)?;
+        Ok(())
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        let specs = &self.state.as_ref().ok_or_else(not_loaded::<E>)?.params.specs;
+        specs.iter().position(|spec| spec.name == name).ok_or_else(|| Error::Param {
+            name: name.into(),
+            what: format!("not among the {} parameters loaded", specs.len()),
+            remedy: "use a name the tape declares",
+        })
+    }
+
+    fn run<'a, T: Tape<E, Cpu>>(&'a self, tape: &'a Model, batch: &'a Batch) -> Result<Pass<'a, E, Cpu, T>> {
+        self.state.as_ref().ok_or_else(not_loaded::<E>)?.params.check(&tape.specs())?;
+        interpret::run(tape, batch, &self.params, &self.name())
+    }
+
+    fn backward(&self, loss: Tensor<(), E, Cpu, OwnedTape<E, Cpu>>) -> Result<Vec<Vec<E>>> {
+        let mut gradients = loss.try_backward().map_err(|e| failed::<E>("backward", e))?;
+        let read = |p| {
+            // A parameter that no op uses has no gradient yet; this makes it one of zeros.
+            gradients.try_alloc_for(p).map_err(|e| failed::<E>("backward", e))?;
+            Ok(gradients.get(p).as_vec())
+        };
+        self.params.iter().map(read).collect()
+    }
+}
+
+impl<E: Real> Backend for DfdxBackend<E>
+where
+    Cpu: Device<E>,
+{
+    fn name(&self) -> String {
+        name::<E>()
+    }
+
+    fn load(&mut self, state: State) -> Result<()> {
+        for params in [&state.params, &state.m, &state.v] {
+            params.check(&state.params.specs)?;
+        }
+        self.params = copies(&self.device, &state.params)?;
+        self.state = Some(state);
+        self.gradients = None;
+        self.values.clear();
+        Ok(())
+    }
+
+    fn state(&self) -> Result<State> {
+        self.state.clone().ok_or_else(not_loaded::<E>)
+    }
+
+    fn evaluate(&mut self, tape: &Model, batch: &Batch) -> Result<Scores> {
+        let pass: Pass<'_, E, Cpu, NoneTape> = self.run(tape, batch)?;
+        let scores = scores(tape, &pass);
+        self.values = pass.values;
+        Ok(scores)
+    }
+
+    fn gradients(&mut self, tape: &Model, batch: &Batch) -> Result<Scores> {
+        let pass = self.run(tape, batch)?;
+        let scores = scores(tape, &pass);
+        let loss = pass.loss.ok_or_else(no_loss::<E>)?;
+        self.gradients = Some(self.backward(loss.put_tape(pass.tape))?);
+        Ok(scores)
+    }
+
+    fn read_gradients(&self) -> Result<Params> {
+        let specs = self.state()?.params.specs;
+        let gradients = self.gradients.as_ref().ok_or_else(no_gradients::<E>)?;
+        let values = gradients.iter().map(|g| to_f32(g)).collect();
+        Ok(Params { specs, values })
+    }
+
+    fn read(&self, x: Var) -> Result<Vec<f32>> {
+        let value = self.values.get(x.index()).ok_or_else(|| Error::Backend {
+            backend: name::<E>(),
+            what: format!("no value {} among the {} of the last evaluation", x.index(), self.values.len()),
+            hint: "evaluate a tape that has it first".into(),
+        })?;
+        Ok(to_f32(&value.as_vec()))
+    }
+
+    fn update(&mut self, rule: &AdamW) -> Result<f32> {
+        let gradients = self.read_gradients()?;
+        let state = self.state.as_mut().ok_or_else(not_loaded::<E>)?;
+        let norm = adamw::update(state, &gradients, rule);
+        self.params = copies(&self.device, &state.params)?;
+        Ok(norm)
+    }
+}
+
+/// What the loss op says, or nothing where the tape does not end in one.
+fn scores<E: Real, T>(tape: &Model, pass: &Pass<'_, E, Cpu, T>) -> Scores
+where
+    Cpu: Device<E>,
+{
+    let (Some(loss), Some(logits), Some(nll)) = (&pass.loss, tape.logits(), pass.values.last()) else {
+        return Scores::default();
+    };
+    let likeliest = |row: &[E]| {
+        let best = |best: usize, i: usize| if row[i] > row[best] { i } else { best };
+        (0..row.len()).fold(0, best) as u32
+    };
+    Scores {
+        loss: loss.as_vec()[0].lower() as f32,
+        nll: to_f32(&nll.as_vec()),
+        predictions: pass.values[logits.index()].as_vec().chunks(tape.cols(logits)).map(likeliest).collect(),
+    }
+}
+
+fn copies<E: Real>(device: &Cpu, params: &Params) -> Result<Vec<Vector<E, Cpu>>> {
+    params.values.iter().map(|v| tensor(device, v.iter().map(|&x| E::lift(x.into())).collect())).collect()
+}
+
+fn tensor<E: Real>(device: &Cpu, values: Vec<E>) -> Result<Vector<E, Cpu>> {
+    let shape = (values.len(),);
+    device.try_tensor_from_vec(values, shape).map_err(|e| failed::<E>("load", e))
+}
+
+fn to_f32<E: Real>(values: &[E]) -> Vec<f32> {
+    values.iter().map(|v| v.lower() as f32).collect()
+}
+
+fn name<E: Real>() -> String {
+    format!("dfdx-{}", E::NAME)
+}
+
+fn failed<E: Real>(op: &str, e: CpuError) -> Error {
+    Error::Backend { backend: name::<E>(), what: format!("{op}: {e}"), hint: "use a smaller batch or model".into() }
+}
+
+fn not_loaded<E: Real>() -> Error {
+    let what = "no parameters loaded".into();
+    Error::Backend { backend: name::<E>(), what, hint: "load a state first".into() }
+}
+
+fn no_gradients<E: Real>() -> Error {
+    let what = "no gradients computed since the last load".into();
+    Error::Backend { backend: name::<E>(), what, hint: "run gradients first".into() }
+}
+
+fn no_loss<E: Real>() -> Error {
+    let what = "the tape has no loss to differentiate".into();
+    Error::Backend { backend: name::<E>(), what, hint: "record cross_entropy as the last op".into() }
+}

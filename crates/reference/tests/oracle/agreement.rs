@@ -1,0 +1,62 @@
+//! Every model variant on an f32 backend against dfdx f64: loss, logits and the gradient of every parameter.
+
+use backend::{Backend, Batch, Tape};
+use model::Transformer;
+use reference::DfdxBackend;
+
+use crate::common::{VOCAB, distance, norm, random_batch, random_state, variants, wide};
+
+/// Relative distance allowed per tensor.
+const TOLERANCE: f64 = 1e-5;
+/// A gradient that is 0 by the mathematics, a query's over one token say, may be rounding noise of this share of the
+/// whole gradient's norm.
+const NOISE: f64 = 1e-8;
+
+fn close(name: &str, what: &str, have: &[f64], want: &[f64], whole: f64) {
+    let (apart, size) = (distance(have, want), norm(want));
+    assert!(apart <= TOLERANCE * size + NOISE * whole, "{name}: {what}: {apart:.3e} apart, of norm {size:.3e}");
+}
+
+fn check(other: &mut dyn Backend, name: &str, tape: &Tape, batch: &Batch) {
+    let state = random_state(tape, 4);
+    let mut dfdx = DfdxBackend::<f64>::new();
+    dfdx.load(state.clone()).unwrap();
+    other.load(state).unwrap();
+
+    let want = dfdx.evaluate(tape, batch).unwrap();
+    let have = other.evaluate(tape, batch).unwrap();
+    let name = &format!("{name} on {}", other.name());
+    close(name, "loss", &[have.loss.into()], &[want.loss.into()], 0.0);
+    close(name, "nll", &wide(&have.nll), &wide(&want.nll), 0.0);
+    assert_eq!(have.predictions, want.predictions, "{name}");
+    let logits = tape.logits().unwrap();
+    close(name, "logits", &wide(&other.read(logits).unwrap()), &wide(&dfdx.read(logits).unwrap()), 0.0);
+
+    let (_, want) = dfdx.loss_and_gradients(tape, batch).unwrap();
+    assert_eq!(other.gradients(tape, batch).unwrap(), have, "{name}: evaluate and gradients score differently");
+    let have = other.read_gradients().unwrap();
+    let whole = norm(&want.concat());
+    for ((spec, have), want) in tape.specs().iter().zip(&have.values).zip(&want) {
+        close(name, &spec.name, &wide(have), want, whole);
+    }
+}
+
+/// Rows of the lengths that break kernels, and packed rows: borders at 1, next to each other, and past the widest filter.
+fn check_lengths(other: &mut dyn Backend, name: &str, model: &Transformer) {
+    for (batch, len, borders) in
+        [(2, 1, None), (1, 2, None), (2, 3, None), (1, 63, None), (1, 24, Some(vec![0, 1, 3, 12, 24]))]
+    {
+        let tape = model.record(batch, len).unwrap();
+        let mut data = random_batch(&tape, VOCAB, len as u64);
+        let name = format!("{name}, {batch} x {len}, borders {borders:?}");
+        data.cu_seqlens = borders;
+        check(other, &name, &tape, &data);
+    }
+}
+
+#[test]
+fn dfdx_f32() {
+    for (name, model) in variants() {
+        check_lengths(&mut DfdxBackend::<f32>::new(), &name, &model);
+    }
+}

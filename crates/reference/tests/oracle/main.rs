@@ -1,0 +1,10 @@
+//! The ladder of trust below the GPU: finite differences, dfdx f64, dfdx f32 and CPU f32.
+
+mod agreement;
+mod common;
+mod custom_op;
+mod finite_differences;
+mod properties;
+mod refusals;
+mod training;
+mod values;

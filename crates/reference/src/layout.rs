@@ -24,7 +24,7 @@ impl Layout {
     /// # Errors
     /// [`Error::Batch`] if the batch does not fit the tape or its borders are not `0 = c[0] < c[1] < ... = len`.
     pub fn of(tape: &Tape, batch: &Batch) -> Result<Self> {
-        batch.check(tape.batch(), tape.seq_len())?;
+        batch.check(tape)?;
         let mut layout = Self::rows(tape.batch(), tape.seq_len());
         if let Some(borders) = &batch.cu_seqlens {
             let rising = borders.windows(2).all(|pair| pair[0] < pair[1]);

@@ -30,6 +30,27 @@ impl<'a> Mat<'a> {
         Self::strided(data, rows, cols, cols)
     }
 
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// A row of a matrix of unit column stride.
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize) -> &'a [f32] {
+        debug_assert!(self.col_stride == 1);
+        &self.data[i * self.row_stride..][..self.cols]
+    }
+
+    /// Columns from `first` on of a matrix of unit column stride.
+    pub(crate) fn columns(self, first: usize, cols: usize) -> Self {
+        assert!(self.col_stride == 1 && first + cols <= self.cols, "columns out of bounds");
+        Self { data: &self.data[first..], cols, ..self }
+    }
+
     /// The transpose, without moving anything.
     pub(crate) fn t(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
@@ -64,6 +85,22 @@ impl<'a> MatMut<'a> {
     pub(crate) unsafe fn from_raw(data: *mut f32, len: usize, rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(fits(len, rows, cols, row_stride), "matrix out of bounds");
         Self { data, rows, cols, row_stride, lifetime: PhantomData }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    #[inline(always)]
+    pub(crate) fn row_mut(&mut self, i: usize) -> &mut [f32] {
+        assert!(i < self.rows, "row out of bounds");
+        // SAFETY: the rows lie inside the buffer and apart from each other (checked at construction), and nobody else
+        // uses their elements while self lives.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.row_stride), self.cols) }
     }
 }
 

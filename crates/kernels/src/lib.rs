@@ -18,6 +18,7 @@ mod simd;
 mod store;
 #[cfg(test)]
 mod testing;
+mod transpose;
 
 pub mod adamw;
 pub mod attention;

@@ -11,6 +11,7 @@ use super::{PANEL, Shape, TILE, lanes, mask, transpose_in};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::shared::Shared;
 use crate::simd::{LANES, dot, exp, vectorized};
+use crate::transpose::transpose;
 use crate::{Result, Store, scratch};
 
 /// What the forward was given and gave.
@@ -84,15 +85,14 @@ impl KeyHead<'_> {
         let lse = &saved.lse[rows.start * s.heads + head * rows.len() + first..][..queries];
         let tile = TILE.min(end) * lanes;
         scratch::with([size * lanes, size * lanes, size * lanes, tile, tile], |[qt, dot_, dqt, p, ds]| {
-            let (qt, dot_, dqt) = (&mut qt[..size * lanes], &mut dot_[..size * lanes], &mut dqt[..size * lanes]);
+            transpose_in(q, lanes, qt);
+            transpose_in(do_rows, lanes, dot_);
             // The lanes beyond the queries get lse = infinity, hence p = 0.
             let (mut lse_lanes, mut delta) = ([f32::INFINITY; PANEL], [0.0; PANEL]);
             lse_lanes[..queries].copy_from_slice(lse);
             vectorized(
                 #[inline(always)]
                 || {
-                    transpose_in(&saved.q[q_start..], q_width, queries, size, s.scale(), qt);
-                    transpose_in(&d_o[q_start..], q_width, queries, size, 1.0, dot_);
                     for (i, delta) in delta[..queries].iter_mut().enumerate() {
                         let row = q_start + i * q_width..q_start + i * q_width + size;
                         *delta = dot(&d_o[row.clone()], &saved.o[row]);
@@ -106,7 +106,7 @@ impl KeyHead<'_> {
                 let k = Mat::strided(&saved.k[k_start..], keys, size, k_width);
                 let v = Mat::strided(&saved.v[k_start..], keys, size, k_width);
                 let one = Threads::One;
-                gemm(one, MatMut::new(p, keys, lanes), Store::Overwrite, 1.0, k, Mat::new(qt, size, lanes));
+                gemm(one, MatMut::new(p, keys, lanes), Store::Overwrite, s.scale(), k, Mat::new(qt, size, lanes));
                 gemm(one, MatMut::new(ds, keys, lanes), Store::Overwrite, 1.0, v, Mat::new(dot_, size, lanes));
                 mask(p, lanes, key, first, f32::NEG_INFINITY);
                 vectorized(
@@ -123,13 +123,9 @@ impl KeyHead<'_> {
                 let dqt = MatMut::strided(dqt, size, queries, lanes);
                 gemm(one, dqt, store, s.scale(), k.t(), ds);
             }
-            for i in 0..queries {
-                // SAFETY: this query head's columns of one row, which no other task touches.
-                let dq = unsafe { dq.slice(q_start + i * q_width, size) };
-                for (d, dq) in dq.iter_mut().enumerate() {
-                    *dq = dqt[d * lanes + i];
-                }
-            }
+            // SAFETY: this query head's columns of this panel's rows, which no other task touches.
+            let dq = unsafe { dq.mat(q_start, queries, size, q_width) };
+            transpose(Mat::strided(dqt, size, queries, lanes), dq);
         });
     }
 }
@@ -137,14 +133,25 @@ impl KeyHead<'_> {
 /// Scores become p = exp(score - lse), and dp becomes ds = p (dp - delta).
 #[inline(always)]
 fn softmax_backward(p: &mut [f32], dp: &mut [f32], lanes: usize, lse: &[f32; PANEL], delta: &[f32; PANEL]) {
-    let (lse, delta) = (&lse[..lanes], &delta[..lanes]);
-    for (p, dp) in p.chunks_exact_mut(lanes).zip(dp.chunks_exact_mut(lanes)) {
-        let groups = p.as_chunks_mut::<LANES>().0.iter_mut().zip(dp.as_chunks_mut::<LANES>().0);
-        let stats = lse.as_chunks::<LANES>().0.iter().zip(delta.as_chunks::<LANES>().0);
-        for ((p, dp), (lse, delta)) in groups.zip(stats) {
+    match lanes / LANES {
+        1 => softmax_backward_groups::<1>(p, dp, lse, delta),
+        2 => softmax_backward_groups::<2>(p, dp, lse, delta),
+        3 => softmax_backward_groups::<3>(p, dp, lse, delta),
+        _ => softmax_backward_groups::<4>(p, dp, lse, delta),
+    }
+}
+
+/// [`softmax_backward`] for G groups of lanes.
+#[inline(always)]
+fn softmax_backward_groups<const G: usize>(p: &mut [f32], dp: &mut [f32], lse: &[f32; PANEL], delta: &[f32; PANEL]) {
+    let (lse, delta) = (lse.as_chunks::<LANES>().0, delta.as_chunks::<LANES>().0);
+    let p = p.as_chunks_mut::<LANES>().0.as_chunks_mut::<G>().0;
+    let dp = dp.as_chunks_mut::<LANES>().0.as_chunks_mut::<G>().0;
+    for (p, dp) in p.iter_mut().zip(dp) {
+        for g in 0..G {
             for i in 0..LANES {
-                p[i] = exp(p[i] - lse[i]);
-                dp[i] = p[i] * (dp[i] - delta[i]);
+                p[g][i] = exp(p[g][i] - lse[g][i]);
+                dp[g][i] = p[g][i] * (dp[g][i] - delta[g][i]);
             }
         }
     }

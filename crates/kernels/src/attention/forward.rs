@@ -8,6 +8,7 @@ use super::{PANEL, Shape, TILE, lanes, mask, transpose_in};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::shared::Shared;
 use crate::simd::{LANES, exp, vectorized};
+use crate::transpose::transpose;
 use crate::{Result, Store, scratch};
 
 /// A panel's running maximum and sum, a lane per query.
@@ -53,11 +54,7 @@ impl Panel {
         let q_start = (rows.start + first) * q_width + head * size;
         let k_column = head / (s.heads / s.kv_heads) * size;
         scratch::with([size * lanes, size * lanes, TILE.min(end) * lanes], |[qt, ot, scores]| {
-            let (qt, ot) = (&mut qt[..size * lanes], &mut ot[..size * lanes]);
-            vectorized(
-                #[inline(always)]
-                || transpose_in(&q[q_start..], q_width, queries, size, s.scale(), qt),
-            );
+            transpose_in(Mat::strided(&q[q_start..], queries, size, q_width), lanes, qt);
             let mut max: Lanes = [[f32::NEG_INFINITY; LANES]; PANEL / LANES];
             let mut total: Lanes = [[0.0; LANES]; PANEL / LANES];
             for key in (0..end).step_by(TILE) {
@@ -66,14 +63,8 @@ impl Panel {
                 let k_start = (rows.start + key) * k_width + k_column;
                 let k = Mat::strided(&k[k_start..], keys, size, k_width);
                 let v = Mat::strided(&v[k_start..], keys, size, k_width);
-                gemm(
-                    Threads::One,
-                    MatMut::new(scores, keys, lanes),
-                    Store::Overwrite,
-                    1.0,
-                    k,
-                    Mat::new(qt, size, lanes),
-                );
+                let qt = Mat::new(qt, size, lanes);
+                gemm(Threads::One, MatMut::new(scores, keys, lanes), Store::Overwrite, s.scale(), k, qt);
                 mask(scores, lanes, key, first, f32::NEG_INFINITY);
                 vectorized(
                     #[inline(always)]
@@ -82,13 +73,13 @@ impl Panel {
                 let store = if key == 0 { Store::Overwrite } else { Store::Accumulate };
                 gemm(Threads::One, MatMut::new(ot, size, lanes), store, 1.0, v.t(), Mat::new(scores, keys, lanes));
             }
-            for (i, total) in total.as_flattened().iter().enumerate().take(queries) {
-                // SAFETY: this head's columns of one of this panel's rows, which no other panel writes.
-                let o = unsafe { o.slice(q_start + i * q_width, size) };
-                for (d, o) in o.iter_mut().enumerate() {
-                    *o = ot[d * lanes + i] / total;
-                }
-            }
+            vectorized(
+                #[inline(always)]
+                || divide(ot, total.as_flattened(), lanes),
+            );
+            // SAFETY: this head's columns of this panel's rows, which no other panel writes.
+            let o = unsafe { o.mat(q_start, queries, size, q_width) };
+            transpose(Mat::strided(ot, size, queries, lanes), o);
             // SAFETY: this panel's queries of this head, which no other panel writes.
             let lse = unsafe { lse.slice(rows.start * s.heads + head * rows.len() + first, queries) };
             for ((lse, max), total) in lse.iter_mut().zip(max.as_flattened()).zip(total.as_flattened()) {
@@ -98,18 +89,45 @@ impl Panel {
     }
 }
 
+/// Divides the output of each query by its sum.
+#[inline(always)]
+fn divide(ot: &mut [f32], total: &[f32], lanes: usize) {
+    for row in ot.chunks_exact_mut(lanes) {
+        for (o, t) in row.iter_mut().zip(total) {
+            *o /= t;
+        }
+    }
+}
+
 /// Scores become exp(score - max) with the maximum so far; sums and, if there is one, the output so far follow a
 /// maximum that grew.
 #[inline(always)]
 fn softmax_tile(scores: &mut [f32], lanes: usize, max: &mut Lanes, total: &mut Lanes, ot: &mut [f32], rescale: bool) {
-    let groups = lanes / LANES;
-    let (scores, _) = scores.as_chunks_mut::<LANES>();
-    let (ot, _) = ot.as_chunks_mut::<LANES>();
-    for g in 0..groups {
+    // The number of lanes is fixed at compile time so that maxima and sums stay in registers.
+    match lanes / LANES {
+        1 => softmax_groups::<1>(scores, max, total, ot, rescale),
+        2 => softmax_groups::<2>(scores, max, total, ot, rescale),
+        3 => softmax_groups::<3>(scores, max, total, ot, rescale),
+        _ => softmax_groups::<4>(scores, max, total, ot, rescale),
+    }
+}
+
+/// [`softmax_tile`] for G groups of lanes.
+#[inline(always)]
+fn softmax_groups<const G: usize>(
+    scores: &mut [f32],
+    max: &mut Lanes,
+    total: &mut Lanes,
+    ot: &mut [f32],
+    rescale: bool,
+) {
+    let scores = scores.as_chunks_mut::<LANES>().0.as_chunks_mut::<G>().0;
+    let ot = ot.as_chunks_mut::<LANES>().0.as_chunks_mut::<G>().0;
+    for g in 0..G {
         let mut new_max = max[g];
-        for s in scores.iter().skip(g).step_by(groups) {
+        for row in scores.iter() {
             for i in 0..LANES {
-                new_max[i] = if s[i] > new_max[i] { s[i] } else { new_max[i] };
+                new_max[i] = if row[g][i] > new_max[i] { row[g][i] } else { new_max[i] };
             }
         }
         let mut shrink = [0.0; LANES];
@@ -118,16 +136,16 @@ fn softmax_tile(scores: &mut [f32], lanes: usize, max: &mut Lanes, total: &mut L
             shrink[i] = exp(max[g][i] - new_max[i]);
             sum[i] = total[g][i] * shrink[i];
         }
-        for s in scores.iter_mut().skip(g).step_by(groups) {
+        for row in scores.iter_mut() {
             for i in 0..LANES {
-                s[i] = exp(s[i] - new_max[i]);
-                sum[i] += s[i];
+                row[g][i] = exp(row[g][i] - new_max[i]);
+                sum[i] += row[g][i];
             }
         }
         if rescale {
-            for o in ot.iter_mut().skip(g).step_by(groups) {
+            for row in ot.iter_mut() {
                 for i in 0..LANES {
-                    o[i] *= shrink[i];
+                    row[g][i] *= shrink[i];
                 }
             }
         }

@@ -21,7 +21,9 @@ mod tests;
 pub use backward::{Saved, backward};
 pub use forward::forward;
 
+use crate::gemm::{Mat, MatMut};
 use crate::simd::LANES;
+use crate::transpose::transpose;
 use crate::{Result, Sequences, check};
 
 /// Queries of a panel.
@@ -78,16 +80,12 @@ fn lanes(queries: usize) -> usize {
     queries.next_multiple_of(LANES)
 }
 
-/// `out[d][i] = scale x[i * stride + d]` for i < queries, 0 in the lanes beyond. `out` `[head_size, lanes(queries)]`.
-#[inline(always)]
-fn transpose_in(x: &[f32], stride: usize, queries: usize, head_size: usize, scale: f32, out: &mut [f32]) {
-    let lanes = lanes(queries);
-    for (d, out) in out[..head_size * lanes].chunks_exact_mut(lanes).enumerate() {
-        for (i, o) in out[..queries].iter_mut().enumerate() {
-            *o = scale * x[i * stride + d];
-        }
-        out[queries..].fill(0.0);
+/// A panel's rows turned to columns, `[head_size, lanes]`, 0 in the lanes beyond.
+fn transpose_in(rows: Mat, lanes: usize, out: &mut [f32]) {
+    for out in out.chunks_exact_mut(lanes) {
+        out[rows.rows()..].fill(0.0);
     }
+    transpose(rows, MatMut::strided(out, rows.cols(), rows.rows(), lanes));
 }
 
 /// Hides keys from the queries before them: `scores[key][..]` gets `value` in the lanes of earlier queries, where

@@ -1,1 +1,153 @@
-//! Golden snapshots.
+//! Golden snapshots: smoke metrics, tables, figures and help texts, and the recorded runs.
+//!
+//! Texts are compared exactly, metrics value by value within the widths of `widths.toml`. A snapshot that is missing
+//! fails, one that no test claims fails too. They change only by `cargo xtask golden accept --because "..."`.
+
+use std::collections::BTreeMap;
+
+use insta::Comparator;
+use insta::internals::SnapshotContents;
+use report::measured::Metric;
+use serde::Deserialize;
+
+/// The last step that `first_steps` widths hold for.
+pub const FIRST_STEPS: u64 = 20;
+
+/// How far a value may be from its golden: `abs + rel * |golden|`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Width {
+    /// Relative part.
+    pub rel: f64,
+    /// Absolute part.
+    pub abs: f64,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Widths {
+    rel: f64,
+    abs: f64,
+    first_steps: Option<Width>,
+}
+
+/// Compares snapshots of `row,seed,step,metric,value` lines within widths.
+#[derive(Debug, Clone)]
+pub struct Tolerance(BTreeMap<String, Widths>);
+
+impl Tolerance {
+    /// The widths of a toml text: a table per metric.
+    ///
+    /// # Errors
+    /// An unknown key or a wrong type, named.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text).map(Self)
+    }
+
+    /// The width of a metric at a step; zero for a metric without one.
+    pub fn width(&self, metric: &str, step: u64) -> Width {
+        let Some(widths) = self.0.get(metric) else { return Width::default() };
+        match widths.first_steps {
+            Some(first) if step <= FIRST_STEPS => first,
+            _ => Width { rel: widths.rel, abs: widths.abs },
+        }
+    }
+
+    /// Every way in which `found` is not `golden`: values outside of their width, values too many or too few.
+    pub fn differences(&self, golden: &[Metric], found: &[Metric]) -> Vec<String> {
+        let key = |m: &Metric| (m.row.clone(), m.seed, m.metric.clone(), self.step_key(m));
+        let golden: BTreeMap<_, _> = golden.iter().map(|m| (key(m), m)).collect();
+        let found: BTreeMap<_, _> = found.iter().map(|m| (key(m), m)).collect();
+        let name = |m: &Metric| format!("{} of {}, seed {}, step {}", m.metric, m.row, m.seed, m.step);
+        let mut all: Vec<String> = Vec::new();
+        all.extend(
+            golden.iter().filter(|(k, _)| !found.contains_key(k)).map(|(_, m)| format!("{} is missing", name(m))),
+        );
+        all.extend(found.iter().filter(|(k, _)| !golden.contains_key(k)).map(|(_, m)| format!("{} is new", name(m))));
+        for (want, have) in golden.iter().filter_map(|(k, want)| Some((want, found.get(k)?))) {
+            let width = self.width(&want.metric, want.step);
+            let allowed = width.abs + width.rel * want.value.abs();
+            let same = want.value == have.value || (want.value.is_nan() && have.value.is_nan());
+            if !same && !((want.value - have.value).abs() <= allowed) {
+                all.push(format!("{} is {}, golden {} within {allowed:.3e}", name(want), have.value, want.value));
+            }
+        }
+        all
+    }
+
+    /// What identifies a value beside row, seed and metric. Where training decides at which step it ends, the step of
+    /// a last value is free; of the first steps it is fixed.
+    fn step_key(&self, m: &Metric) -> Option<u64> {
+        (m.step <= FIRST_STEPS).then_some(m.step)
+    }
+}
+
+impl Comparator for Tolerance {
+    fn matches(&self, reference: &insta::Snapshot, test: &insta::Snapshot) -> bool {
+        let parse = |contents: &SnapshotContents| match contents {
+            SnapshotContents::Text(text) => {
+                report::record::from_csv(format!("{}\n", text.to_string().trim()).as_bytes())
+            }
+            SnapshotContents::Binary(_) => Err("a metrics snapshot is text".into()),
+        };
+        match (parse(reference.contents()), parse(test.contents())) {
+            (Ok(golden), Ok(found)) => {
+                let differences = self.differences(&golden, &found);
+                differences.iter().for_each(|d| eprintln!("golden: {d}"));
+                differences.is_empty()
+            }
+            (golden, found) => {
+                eprintln!("golden: {:?} {:?}", golden.err(), found.err());
+                false
+            }
+        }
+    }
+
+    fn dyn_clone(&self) -> Box<dyn Comparator> {
+        Box::new(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metric(metric: &str, step: u64, value: f64) -> Metric {
+        Metric { row: "a".into(), seed: 0, step, metric: metric.into(), value }
+    }
+
+    fn tolerance() -> Tolerance {
+        Tolerance::parse("[loss]\nrel = 0.1\nfirst_steps = { rel = 1e-5 }\n[accuracy]\nabs = 0.2\n").unwrap()
+    }
+
+    #[test]
+    fn a_value_may_move_within_its_width_and_no_further() {
+        for (name, step, golden, found, ok) in [
+            ("loss", 100, 1.0, 1.09, true),
+            ("loss", 100, 1.0, 1.11, false),
+            ("loss", 5, 1.0, 1.000_009, true),
+            ("loss", 5, 1.0, 1.000_02, false),
+            ("accuracy", 100, 0.5, 0.69, true),
+            ("accuracy", 100, 0.5, f64::NAN, false),
+            ("accuracy", 100, f64::NAN, f64::NAN, true),
+            ("other", 100, 1.0, 1.0, true),
+            ("other", 100, 1.0, 1.000_000_1, false),
+        ] {
+            let differences = tolerance().differences(&[metric(name, step, golden)], &[metric(name, step, found)]);
+            assert_eq!(differences.is_empty(), ok, "{name} {golden} {found}: {differences:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_too_many_or_too_few_is_named() {
+        let (a, b) = (metric("loss", 5, 1.0), metric("accuracy", 5, 1.0));
+        let missing = tolerance().differences(&[a.clone(), b.clone()], std::slice::from_ref(&a));
+        assert_eq!(missing, ["accuracy of a, seed 0, step 5 is missing"]);
+        assert_eq!(tolerance().differences(&[a.clone()], &[a, b]), ["accuracy of a, seed 0, step 5 is new"]);
+    }
+
+    #[test]
+    fn widths_are_typed() {
+        assert!(Tolerance::parse("[loss]\nrle = 0.1\n").is_err());
+    }
+}

@@ -1,7 +1,7 @@
 //! What must hold of any backend, whatever its numbers: causality, sequences kept apart, dynamic filters that start
 //! static, the same bits twice.
 
-use backend::{Backend, Batch, Params, State};
+use backend::{Backend, Batch, CpuBackend, Params, State};
 use model::{Conv, ConvKind, Place, Transformer};
 use reference::DfdxBackend;
 
@@ -105,4 +105,24 @@ fn dfdx_starts_static() {
 #[test]
 fn dfdx_repeats() {
     check_repeats(|| Box::new(DfdxBackend::<f32>::new()));
+}
+
+#[test]
+fn cpu_is_causal() {
+    check_causal(&mut CpuBackend::new());
+}
+
+#[test]
+fn cpu_keeps_packed_sequences_apart() {
+    check_packed(&mut CpuBackend::new());
+}
+
+#[test]
+fn cpu_starts_static() {
+    check_starts_static(&mut CpuBackend::new());
+}
+
+#[test]
+fn cpu_repeats() {
+    check_repeats(|| Box::new(CpuBackend::new()));
 }

@@ -1,6 +1,6 @@
 //! Twenty AdamW steps on one backend and another: the losses stay together.
 
-use backend::{AdamW, Backend, Params, State};
+use backend::{AdamW, Backend, CpuBackend, Params, State};
 use model::{ConvKind, Transformer};
 use reference::DfdxBackend;
 
@@ -36,4 +36,9 @@ fn check(one: &mut dyn Backend, other: &mut dyn Backend) {
 #[test]
 fn dfdx_f32_follows_dfdx_f64() {
     check(&mut DfdxBackend::<f32>::new(), &mut DfdxBackend::<f64>::new());
+}
+
+#[test]
+fn cpu_follows_dfdx_f32() {
+    check(&mut CpuBackend::new(), &mut DfdxBackend::<f32>::new());
 }

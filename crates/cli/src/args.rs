@@ -24,8 +24,8 @@ pub struct Args {
     /// Run nothing: print the recorded values of golden/records
     #[arg(long, conflicts_with_all = ["resume", "time_budget", "print_config"])]
     pub recorded: bool,
-    /// How the table is printed
-    #[arg(long, value_enum, default_value = "text")]
+    /// How the table is printed: text, markdown, json or csv
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
     pub format: Format,
     /// The folder of the run's files [default: out/ITEM.SCALE]
     #[arg(long, value_name = "FOLDER")]

@@ -8,6 +8,7 @@ use crate::{Error, Kind, provenance};
 use report::measured::{Measured, Metric};
 use report::plan::Row;
 use report::record::{Device, RowRecord, Run, RunRecord, SCHEMA, Source, split};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -38,8 +39,9 @@ impl Session<'_> {
         let deadline = self.args.time_budget.map(|budget| self.started + budget);
         for (index, row) in rows.iter().enumerate() {
             let label = format!("[{}/{}] {}", index + 1, rows.len(), row.id);
-            if state.rows.iter().any(|done| done.head.row == row.id && same(done, row, device)) {
-                self.say(&format!("{label} finished before"));
+            let before = |done: &&Finished| done.head.row == row.id && same(done, row, device);
+            if let Some(done) = state.rows.iter().find(before) {
+                self.say(&format!("{label} finished before{}", elsewhere(done, &place.source)));
                 continue;
             }
             let progress = Progress::new(label, self.args.quiet, self.args.verbose);
@@ -88,13 +90,21 @@ impl Session<'_> {
         Ok(End::Done)
     }
 
-    /// An experiment returns values of its row, of its seeds (all of them) and of the item's metrics.
+    /// An experiment returns values of its row, of its seeds (all of them) and of the item's metrics, each once.
     fn refuse_wrong(&self, row: &Row, points: &[Metric]) -> Result<(), Error> {
-        let wrong = points.iter().find_map(|p| match () {
-            () if p.row != row.id => Some(format!("a value of row {}", p.row)),
-            () if !row.seeds.contains(&p.seed) => Some(format!("a value of seed {}", p.seed)),
-            () if self.item.metric(&p.metric).is_none() => Some(format!("a value of metric {}", p.metric)),
-            () => None,
+        let mut seen = BTreeSet::new();
+        let wrong = points.iter().find_map(|p| {
+            if p.row != row.id {
+                Some(format!("a value of row {}", p.row))
+            } else if !row.seeds.contains(&p.seed) {
+                Some(format!("a value of seed {}", p.seed))
+            } else if self.item.metric(&p.metric).is_none() {
+                Some(format!("a value of metric {}", p.metric))
+            } else if !seen.insert((p.seed, p.step, &p.metric)) {
+                Some(format!("two values of {} at seed {}, step {}", p.metric, p.seed, p.step))
+            } else {
+                None
+            }
         });
         let missing = row.seeds.iter().find(|seed| !points.iter().any(|p| p.seed == **seed));
         let wrong = wrong.or(missing.map(|seed| format!("no value of seed {seed}")));
@@ -159,6 +169,11 @@ pub(crate) fn kept(rows: &[Row], device: &Device, state: &State) -> Vec<(Row, Fi
         Some((row.clone(), done.clone()))
     };
     rows.iter().filter_map(finished).collect()
+}
+
+/// Where a row was finished, if not at this commit.
+fn elsewhere(done: &Finished, source: &Source) -> String {
+    if done.head.git_rev == source.git_rev { String::new() } else { format!(", at commit {}", done.head.git_rev) }
 }
 
 fn device_id(device: &Device) -> String {

@@ -25,14 +25,14 @@ impl Progress {
     /// For the row `label`, such as `[2/12] varkey.static`.
     pub(crate) fn new(label: String, quiet: bool, verbose: bool) -> Progress {
         let terminal = !quiet && std::io::stderr().is_terminal();
+        // Nothing is drawn before the first amount of work is known.
         let bar = terminal.then(|| {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_prefix(label.clone());
             // A fixed template without colours; the default style is what a wrong one would leave.
-            if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {eta} left {msg}") {
-                bar.set_style(style.progress_chars("##-"));
+            match ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {eta} left {msg}") {
+                Ok(style) => bar.with_style(style.progress_chars("##-")),
+                Err(_) => bar,
             }
-            bar.set_prefix(label.clone());
-            bar
         });
         let now = Instant::now();
         Progress {

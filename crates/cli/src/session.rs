@@ -68,6 +68,13 @@ impl<'a> Session<'a> {
         let device = self.experiment.device(self.args.device, threads)?;
         let out = self.args.out.clone().unwrap_or_else(|| PathBuf::from(format!("out/{}.{scale}", self.item.id)));
         let recorded = self.recorded_beside(golden);
+        self.say(&format!(
+            "{} at scale {scale}: {} rows on {} ({}), {threads} threads",
+            self.item.id,
+            rows.len(),
+            device.name,
+            device.kind
+        ));
         let (mut state, set_aside) = State::open(&out, self.args.resume)?;
         if set_aside {
             self.say("the finished rows of an earlier run are set aside in state.old.jsonl; --resume would keep them");
@@ -140,7 +147,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The table of the rows named, with those recorded unless `--rows` chose.
+    /// The table of the rows named and of those recorded; with `--rows`, of those rows and no other.
     fn table(&self, mut shown: Vec<String>, recorded: Option<&Recorded>, run: Option<Column>) -> Table {
         let column = recorded.map(|r| Column {
             measured: &r.measured,
@@ -149,12 +156,13 @@ impl<'a> Session<'a> {
             hardware: &r.run.record.device.name,
             stale: r.stale.as_deref(),
         });
-        match (&self.args.rows, recorded) {
-            (Some(only), _) => shown = only.clone(),
-            (None, Some(recorded)) => shown.extend(recorded.run.record.rows.iter().map(|row| row.id.clone())),
-            (None, None) => (),
+        let rows = recorded.iter().flat_map(|recorded| &recorded.run.record.rows);
+        shown.extend(rows.map(|row| row.id.clone()));
+        let mut table = build(&self.item, &shown, column, run);
+        if let Some(only) = &self.args.rows {
+            table.lines.retain(|line| only.contains(&line.row));
         }
-        build(&self.item, &shown, column, run)
+        table
     }
 
     /// The command behind the recorded column and what it costs.
@@ -166,7 +174,7 @@ impl<'a> Session<'a> {
                 record.device.name,
                 record.command
             )),
-            None => self.say("hint: nothing is recorded for this item yet; --scale small runs the larger settings"),
+            None => self.say("hint: nothing is recorded for this item yet; --list shows the scales that can be run"),
         }
     }
 }

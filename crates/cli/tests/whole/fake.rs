@@ -16,7 +16,7 @@ struct Config {
     /// How long measuring takes.
     #[serde(default)]
     wait_s: f64,
-    /// `nan`, `error`, `metric` or `seed`: what goes wrong.
+    /// `nan`, `error`, `metric`, `seed` or `twice`: what goes wrong.
     fail: Option<String>,
 }
 
@@ -86,6 +86,7 @@ impl Experiment for Fake {
                 Some("error") => return Err(Error::config("the disk is full").hint("make room")),
                 Some("nan") => ctx.metric(seed, 2, "accuracy", f64::NAN),
                 Some("metric") => ctx.metric(seed, 2, "speed", value),
+                Some("twice") => ctx.metric(seed, 1, "accuracy", value),
                 Some("seed") => ctx.metric(seed + 100, 2, "accuracy", value),
                 _ => ctx.metric(seed, 2, "accuracy", value),
             });

@@ -77,7 +77,12 @@ impl Judge<'_> {
         };
         let spread = match values.len() {
             1 => String::new(),
-            n => format!(" [{}, {}] over {n} seeds", show(interval.low), show(interval.high)),
+            n => format!(
+                " [{}, {}] over {n} seeds ({:.0} % interval)",
+                show(interval.low),
+                show(interval.high),
+                100.0 * interval.coverage
+            ),
         };
         (held(holds), format!("{name} {}{spread}, asked {asked}", show(interval.median)))
     }

@@ -145,7 +145,7 @@ fn details_and_reasons_say_what_decided() {
         (verdict("acc", "test.exact = { rows = [\"c\"] }", good), "the paper's acc of c is unknown"),
         (
             verdict("acc", "test.within = { rows = [\"b\"], rel = 0.5 }", good),
-            "b 0.20 [0.10, 0.30] over 3 seeds, asked in 0.20 to 0.60 (inferred by us)",
+            "b 0.20 [0.10, 0.30] over 3 seeds (75 % interval), asked in 0.20 to 0.60 (inferred by us)",
         ),
         (judged_at("acc", ABOVE, good, "smoke", "cuda"), "stated for scale small, not smoke"),
         (judged_at("acc", ABOVE, good, "small", "cpu"), "stated for device cuda, not cpu"),

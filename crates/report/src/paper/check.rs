@@ -1,7 +1,9 @@
 //! The lint on an item's files: what parses and is still wrong.
 
-use super::{Direction, Error, Grade, Item, Number, NumberLine};
-use crate::claim::Test;
+mod claims;
+
+use super::{Error, Grade, Item, Number, NumberLine};
+use crate::figure::{Kind, Named, Spec};
 use std::collections::BTreeSet;
 
 fn lint<T>(item: &str, what: String, remedy: &'static str) -> Result<T, Error> {
@@ -74,57 +76,24 @@ pub(super) fn item(id: &str, item: &Item) -> Result<(), Error> {
             return lint(id, format!("row `{}` is paper_only without a number", row.id), "drop it or add its number");
         }
     }
-    for figure in &item.figures {
-        for metric in std::iter::once(&figure.metric).chain(&figure.x_metric) {
-            known_metric(id, item, metric, &figure.id)?;
-        }
-    }
-    item.claims.iter().try_for_each(|claim| {
-        known_metric(id, item, &claim.metric, &claim.id)?;
-        for row in claim.test.rows() {
-            known_row(id, item, row, &claim.id)?;
-        }
-        testable(id, item, claim)
-    })
+    item.figures.iter().try_for_each(|spec| figure(id, item, spec))?;
+    item.claims.iter().try_for_each(|claim| claims::check(id, item, claim))
 }
 
-/// A claim whose own numbers make sense.
-fn testable(id: &str, item: &Item, claim: &crate::claim::Claim) -> Result<(), Error> {
-    let place = format!("claim `{}`", claim.id);
-    let directed = item.metric(&claim.metric).is_some_and(|m| m.direction != Direction::None);
-    match &claim.test {
-        Test::Ordering { sides, .. } if sides.len() < 2 || sides.iter().any(Vec::is_empty) => {
-            lint(id, format!("{place} orders fewer than two sides"), "name at least two, none empty")
-        }
-        Test::Ordering { .. } if !directed => {
-            lint(id, format!("{place} orders a metric without direction"), "set its direction to up or down")
-        }
-        Test::Within { rel, abs, .. } if rel.is_some() == abs.is_some() => {
-            lint(id, format!("{place} needs a width"), "give either rel or abs")
-        }
-        Test::Within { of: None, rows, .. } | Test::Exact { rows } => printed(id, item, claim, rows),
-        Test::Ratio { of, to, .. } => printed(id, item, claim, &[of.clone(), to.clone()]),
-        Test::Bound { rows, at_least, at_most, at_least_paper, at_most_paper } => {
-            let given = [at_least.is_some(), at_most.is_some(), at_least_paper.is_some(), at_most_paper.is_some()];
-            if given.iter().filter(|given| **given).count() != 1 {
-                return lint(id, format!("{place} needs one bound"), "give one of at_least, at_most, *_paper");
-            }
-            match at_least_paper.as_ref().or(at_most_paper.as_ref()) {
-                None => Ok(()),
-                Some(row) if row == crate::claim::SAME => printed(id, item, claim, rows),
-                Some(row) => printed(id, item, claim, std::slice::from_ref(row)),
-            }
-        }
-        _ => Ok(()),
+/// A figure that some rows fill.
+fn figure(id: &str, item: &Item, figure: &Spec) -> Result<(), Error> {
+    for metric in std::iter::once(&figure.metric).chain(&figure.x_metric) {
+        known_metric(id, item, metric, &figure.id)?;
     }
-}
-
-/// A claim against the paper's numbers needs them in the csv, if only as unknown.
-fn printed(id: &str, item: &Item, claim: &crate::claim::Claim, rows: &[String]) -> Result<(), Error> {
-    for row in rows {
-        if item.number(row, &claim.metric).is_none() {
-            let what = format!("claim `{}` compares with ({row}, {}), which the csv lacks", claim.id, claim.metric);
-            return lint(id, what, "add the number, graded U if unknown");
+    if (figure.kind == Kind::Lines) != figure.x_metric.is_some() {
+        let what = format!("figure `{}` and its x_metric disagree", figure.id);
+        return lint(id, what, "kind lines has an x_metric, kind dots has none");
+    }
+    for part in &figure.categories {
+        let row = |series: &Named| item.row(&format!("{}.{}", part.id, series.id)).is_some();
+        if !figure.series.iter().any(row) {
+            let what = format!("category `{}` of figure `{}` has no row", part.id, figure.id);
+            return lint(id, what, "row ids are <category>.<series>");
         }
     }
     Ok(())

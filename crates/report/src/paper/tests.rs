@@ -14,7 +14,12 @@ direction = "down"
 decimals = 2
 [[group]]
 label = "all"
-rows = [{ id = "a", label = "A" }, { id = "b", label = "B" }]
+rows = [
+  { id = "a", label = "A" },
+  { id = "b", label = "B" },
+  { id = "x.y", label = "XY" },
+  { id = "p", label = "P", paper_only = true },
+]
 "#;
 
 fn refused(toml: &str, lines: &str) -> String {
@@ -39,7 +44,7 @@ fn every_embedded_item_passes_and_every_file_is_embedded() {
 
 #[test]
 fn lint_names_the_fault() {
-    let good = "a,ppl,1.5,ppl,V,table 1,";
+    let good = "a,ppl,1.5,ppl,V,table 1,\np,ppl,1,ppl,V,table 1,";
     let csv = format!("row,metric,value,unit,grade,source,note\n{good}\n");
     assert_eq!(parse("x", TOML, &csv).unwrap().number("a", "ppl").unwrap().value, Some(1.5));
     for (lines, part) in [
@@ -54,6 +59,7 @@ fn lint_names_the_fault() {
         ("a,ppl,1.5,nats,V,table 1,", "is in `nats`, its metric in `ppl`"),
         ("a,ppl,1.5,ppl,V,,", "has no source"),
         ("a,ppl,1.5,ppl,V", "paper/x.csv"),
+        ("a,ppl,1.5,ppl,V,table 1,", "row `p` is paper_only without a number"),
     ] {
         let message = refused(TOML, lines);
         assert!(message.contains(part), "{lines}: {message}");
@@ -61,22 +67,41 @@ fn lint_names_the_fault() {
 }
 
 #[test]
-fn lint_refuses_claims_that_cannot_be_tested() {
-    for (test, part) in [
-        ("test.ordering = { sides = [[\"a\"]] }", "fewer than two sides"),
-        ("test.ordering = { sides = [[\"a\"], [\"c\"]] }", "row `c` of q"),
-        ("test.within = { rows = [\"a\"] }", "give either rel or abs"),
-        ("test.within = { rows = [\"b\"], rel = 0.1 }", "(b, ppl), which the csv lacks"),
-        ("test.bound = { rows = [\"a\"] }", "needs one bound"),
-        ("test.bound = { rows = [\"a\"], at_most_paper = \"b\" }", "(b, ppl), which the csv lacks"),
-        ("test.guess = { rows = [\"a\"] }", "unknown variant `guess`"),
-        ("test.exact = { rows = [\"a\"], rel = 1 }", "unexpected keys in table: rel"),
+fn lint_refuses_claims_that_cannot_be_judged() {
+    let places = "scales = [\"small\"]\ndevices = [\"cpu\"]\n";
+    let on = |test: &str| format!("{places}test.{test}");
+    for (fields, part) in [
+        (on("ordering = { sides = [[\"a\"]] }"), "fewer than two sides"),
+        (on("ordering = { sides = [[\"a\"], [\"c\"]] }"), "row `c` of q"),
+        (on("ordering = { sides = [[\"p\"], [\"a\"]] }"), "about `p`, which no run measures"),
+        (on("within = { rows = [\"a\"] }"), "give either rel or abs"),
+        (on("within = { rows = [\"b\"], rel = 0.1 }"), "(b, ppl), which the csv lacks"),
+        (on("bound = { rows = [\"a\"] }"), "needs one bound"),
+        (on("bound = { rows = [\"a\"], at_most_paper = \"b\" }"), "(b, ppl), which the csv lacks"),
+        (on("guess = { rows = [\"a\"] }"), "unknown variant `guess`"),
+        (on("exact = { rows = [\"a\"], rel = 1 }"), "unexpected keys in table: rel"),
+        (on("exact = { rows = [\"a\"] }").replace("small", "tiny"), "names scale `tiny`"),
+        (on("exact = { rows = [\"a\"] }").replace("\"cpu\"", ""), "names device `none`"),
     ] {
-        let toml =
-            format!("{TOML}[[claim]]\nid = \"q\"\nsays = \"\"\nmetric = \"ppl\"\nscales = []\ndevices = []\n{test}\n");
-        let message = refused(&toml, "a,ppl,1.5,ppl,V,table 1,");
-        assert!(message.contains(part), "{test}: {message}");
+        let toml = format!("{TOML}[[claim]]\nid = \"q\"\nsays = \"\"\nmetric = \"ppl\"\n{fields}\n");
+        let message = refused(&toml, "a,ppl,1.5,ppl,V,table 1,\np,ppl,1.5,ppl,V,table 1,");
+        assert!(message.contains(part), "{fields}: {message}");
     }
+}
+
+#[test]
+fn lint_refuses_figures_without_rows_or_axis() {
+    let figure = |kind: &str, category: &str| {
+        format!(
+            "{TOML}[[figure]]\nid = \"f\"\nkind = \"{kind}\"\ntitle = \"\"\nmetric = \"ppl\"\n\
+             categories = [{{ id = \"{category}\", label = \"\" }}]\nseries = [{{ id = \"y\", label = \"\" }}]\n"
+        )
+    };
+    let line = "p,ppl,1.5,ppl,V,table 1,";
+    assert!(refused(&figure("lines", "x"), line).contains("kind lines has an x_metric"));
+    assert!(refused(&figure("dots", "z"), line).contains("category `z` of figure `f` has no row"));
+    let csv = format!("row,metric,value,unit,grade,source,note\n{line}\n");
+    assert_eq!(parse("x", &figure("dots", "x"), &csv).unwrap().figures.len(), 1);
 }
 
 #[test]

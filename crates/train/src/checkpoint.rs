@@ -10,15 +10,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use backend::{ParamSpec, Params, State};
+use report::record::{sha256, write_atomic};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{Error, Log, Metric, Point, Result};
 
@@ -81,27 +81,14 @@ impl View for &Tensor<'_> {
 pub fn save(path: &Path, state: &State, log: &Log, run: &Value) -> Result<()> {
     let refuse = |what: String| Error::Checkpoint { path: path.into(), what, remedy: WRITE };
     let tensors = tensors(state, log);
-    let sha256 = tensors.iter().map(|(name, t)| (name.clone(), hex(&t.data()))).collect();
-    let meta = serde_json::to_string(&Meta { format: FORMAT, step: state.step, run: run.clone(), sha256 })
+    let hashes = tensors.iter().map(|(name, t)| (name.clone(), sha256(&t.data()))).collect();
+    let meta = serde_json::to_string(&Meta { format: FORMAT, step: state.step, run: run.clone(), sha256: hashes })
         .map_err(|e| refuse(format!("metadata: {e}")))?;
-    let metadata = HashMap::from([(KEY.to_string(), format!("{} {meta}", hex(meta.as_bytes())))]);
+    let metadata = HashMap::from([(KEY.to_string(), format!("{} {meta}", sha256(meta.as_bytes())))]);
 
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let io = |what: &'static str| move |e: std::io::Error| refuse(format!("{what}: {e}"));
-    fs::create_dir_all(folder).map_err(io("its folder cannot be made"))?;
     let views = tensors.iter().map(|(name, tensor)| (name, tensor));
-    safetensors::serialize_to_file(views, Some(metadata), partial)
-        .map_err(|e| refuse(format!("cannot be written: {e}")))?;
-    File::open(partial).and_then(|f| f.sync_all()).map_err(io("cannot be synced"))?;
-    fs::rename(partial, path).map_err(io("cannot be put in place"))?;
-    // The rename itself lasts through a power cut only once the folder is synced; not every system can.
-    if cfg!(unix) {
-        File::open(folder).and_then(|f| f.sync_all()).map_err(io("its folder cannot be synced"))?;
-    }
-    Ok(())
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| refuse(e.to_string()))?;
+    write_atomic(path, &bytes).map_err(|e| refuse(e.to_string()))
 }
 
 /// Reads state and log from `path`, for a model of these parameters and the same `run`.
@@ -119,7 +106,7 @@ pub fn load(path: &Path, specs: &Arc<[ParamSpec]>, run: &Value) -> Result<(State
     let meta = head.metadata().as_ref().and_then(|m| m.get(KEY));
     let meta = meta.ok_or_else(|| refuse(format!("no metadata field {KEY:?}"), "give a file that training wrote"))?;
     let meta = match meta.split_once(' ') {
-        Some((sum, json)) if sum == hex(json.as_bytes()) => json,
+        Some((sum, json)) if sum == sha256(json.as_bytes()) => json,
         _ => return Err(damaged(format!("metadata field {KEY:?} does not match its sha-256"))),
     };
     let meta: Meta = serde_json::from_str(meta).map_err(|e| damaged(format!("metadata field {KEY:?}: {e}")))?;
@@ -138,7 +125,7 @@ pub fn load(path: &Path, specs: &Arc<[ParamSpec]>, run: &Value) -> Result<(State
             let have = format!("tensor {name} is {:?} {:?}", tensor.dtype(), tensor.shape());
             return Err(refuse(format!("{have}, not {dtype:?} {:?}", shape.unwrap_or(&[])), OTHER_RUN));
         }
-        if meta.sha256.get(name).is_none_or(|sum| *sum != hex(tensor.data())) {
+        if meta.sha256.get(name).is_none_or(|sum| *sum != sha256(tensor.data())) {
             return Err(damaged(format!("tensor {name} does not match its sha-256")));
         }
         Ok(tensor.data())
@@ -195,10 +182,6 @@ fn difference(field: &str, file: &Value, asked: &Value) -> Option<String> {
         (a, b) if a == b => None,
         (a, b) => Some(format!("field {field} is {a} in the file and {b} in this run")),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -27,9 +27,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The loss or the gradient is no longer a finite number.
-    #[error(
-        "training diverged at step {step}: loss {loss}, gradient norm {grad_norm}; largest {largest}\nhint: {hint}"
-    )]
+    #[error("step {step}: loss {loss}, gradient norm {grad_norm}, not finite; {tensors}\nhint: {hint}")]
     Diverged {
         /// The step, counted from 1.
         step: u64,
@@ -37,8 +35,8 @@ pub enum Error {
         loss: f32,
         /// The global gradient norm of the step, NaN if it was not reached.
         grad_norm: f32,
-        /// Parameters and gradients of the largest root mean square, those that are not finite first.
-        largest: String,
+        /// How many parameters and gradients are not finite, and the largest of the others by root mean square.
+        tensors: String,
         /// What to try.
         hint: String,
     },

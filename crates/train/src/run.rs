@@ -170,19 +170,22 @@ fn update(
 
 /// The error of a step that is not finite, with the tensors to look at.
 fn diverged(backend: &mut dyn Backend, config: &TrainConfig, step: u64, [loss, grad_norm]: [f32; 2]) -> Result<Error> {
-    let mut tensors = Vec::new();
+    let (mut broken, mut finite) = (Vec::new(), Vec::new());
     for (kind, params) in [("", backend.state()?.params), (" (gradient)", backend.read_gradients()?)] {
         for (spec, values) in params.specs.iter().zip(&params.values) {
             let square: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-            tensors.push(((square / values.len() as f64).sqrt().abs(), format!("{}{kind}", spec.name)));
+            let (rms, name) = ((square / values.len() as f64).sqrt(), format!("{}{kind}", spec.name));
+            if rms.is_finite() { finite.push((rms, name)) } else { broken.push(name) }
         }
     }
-    // total_cmp puts a NaN of positive sign above infinity above every number.
-    tensors.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let largest: Vec<_> = tensors.iter().take(4).map(|(rms, name)| format!("{name} rms {rms:.3e}")).collect();
+    finite.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut tensors = vec![match &broken[..] {
+        [] => "every tensor is finite".to_string(),
+        [first, ..] => format!("{} of {} tensors are not, {first} first", broken.len(), broken.len() + finite.len()),
+    }];
+    tensors.extend(finite.iter().take(3).map(|(rms, name)| format!("{name} has rms {rms:.3e}")));
     let lr = config.lr_at(step);
-    let clip =
-        if config.clip == 0.0 { "set train.clip = 1.0".into() } else { format!("lower train.clip {}", config.clip) };
+    let clip = if config.clip == 0.0 { "set train.clip to 1" } else { "lower train.clip" };
     let hint = format!("lower train.lr ({lr:.2e} at this step), lengthen train.warmup ({}), or {clip}", config.warmup);
-    Ok(Error::Diverged { step, loss, grad_norm, largest: largest.join(", "), hint })
+    Ok(Error::Diverged { step, loss, grad_norm, tensors: tensors.join(", "), hint })
 }

@@ -1,1 +1,21 @@
-//! AdamW, schedule, evaluation, checkpoint and resume: the training loop.
+//! Training: schedule, steps, evaluation, early stop, checkpoint and exact resume.
+//!
+//! [`train`] runs a [`Source`]'s batches through a [`backend::Backend`]. Nothing here draws a random number: a
+//! source is asked for the batch of step i, so a run stopped at any step and resumed from its checkpoint logs
+//! bit for bit what an unbroken one logs. The library prints nothing; a [`Progress`] hears of every step.
+
+mod checkpoint;
+mod config;
+mod error;
+mod evaluate;
+mod log;
+mod run;
+mod source;
+
+pub use checkpoint::{load, save};
+pub use config::{EarlyStop, TrainConfig};
+pub use error::{Error, Result};
+pub use evaluate::{Evaluation, evaluate};
+pub use log::{Log, Metric, Point};
+pub use run::{Checkpoint, End, Outcome, Progress, Run, train};
+pub use source::Source;

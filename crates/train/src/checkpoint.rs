@@ -1,0 +1,293 @@
+//! Checkpoints: one safetensors file, written atomically, every part of it under a SHA-256.
+//!
+//! Tensors: each parameter under its own name, its moments under `adamw.m.NAME` and `adamw.v.NAME` (F32), and
+//! the log as `log.step` (I64), `log.metric` (U8, positions in [`Metric::ALL`]) and `log.value` (F64). The header's metadata has one key,
+//! `train`: the SHA-256 of a JSON object, a space, and the object: `format`, `step`, `run` (what the caller says
+//! makes this run what it is: its configurations and seed) and `sha256` of each tensor. Any safetensors reader
+//! opens it.
+//!
+//! A file is complete or absent: it is written beside its place, synced, and renamed.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use backend::{ParamSpec, Params, State};
+use report::record::{sha256, write_atomic};
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Error, Log, Metric, Point, Result};
+
+const FORMAT: u32 = 1;
+const KEY: &str = "train";
+const DAMAGED: &str = "restore a copy of the file, or delete it to start over";
+const OTHER_RUN: &str = "resume with the configuration it was made with, or choose another output folder";
+const WRITE: &str = "free some space or choose another output folder";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Meta {
+    format: u32,
+    step: u64,
+    run: Value,
+    sha256: BTreeMap<String, String>,
+}
+
+/// A tensor to write; bytes are made when asked for, one tensor at a time.
+enum Tensor<'a> {
+    F32(&'a [usize], &'a [f32]),
+    Log(Dtype, [usize; 1], Vec<u8>),
+}
+
+impl View for &Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Tensor::F32(..) => Dtype::F32,
+            Tensor::Log(dtype, ..) => *dtype,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Tensor::F32(shape, _) => shape,
+            Tensor::Log(_, shape, _) => shape,
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Tensor::F32(_, values) => values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into(),
+            Tensor::Log(_, _, bytes) => bytes.as_slice().into(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match self {
+            Tensor::F32(_, values) => values.len() * 4,
+            Tensor::Log(_, _, bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Writes state and log to `path`, replacing what was there; missing folders are made. `run` is compared on
+/// [`load`].
+///
+/// # Errors
+/// [`Error::Checkpoint`] if the file cannot be written; what was there before is kept.
+pub fn save(path: &Path, state: &State, log: &Log, run: &Value) -> Result<()> {
+    let refuse = |what: String| Error::Checkpoint { path: path.into(), what, remedy: WRITE };
+    let tensors = tensors(state, log);
+    let hashes = tensors.iter().map(|(name, t)| (name.clone(), sha256(&t.data()))).collect();
+    let meta = serde_json::to_string(&Meta { format: FORMAT, step: state.step, run: run.clone(), sha256: hashes })
+        .map_err(|e| refuse(format!("metadata: {e}")))?;
+    let metadata = HashMap::from([(KEY.to_string(), format!("{} {meta}", sha256(meta.as_bytes())))]);
+
+    let views = tensors.iter().map(|(name, tensor)| (name, tensor));
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| refuse(e.to_string()))?;
+    write_atomic(path, &bytes).map_err(|e| refuse(e.to_string()))
+}
+
+/// Reads state and log from `path`, for a model of these parameters and the same `run`.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the tensor or field that is damaged or another run's.
+pub fn load(path: &Path, specs: &Arc<[ParamSpec]>, run: &Value) -> Result<(State, Log)> {
+    let refuse = |what: String, remedy| Error::Checkpoint { path: path.into(), what, remedy };
+    let damaged = |what: String| refuse(what, DAMAGED);
+    let bytes = fs::read(path).map_err(|e| refuse(format!("cannot be read: {e}"), "check the path"))?;
+    let header = |e| damaged(format!("the header is damaged or the file cut short ({e:?}), {} bytes", bytes.len()));
+    let (_, head) = SafeTensors::read_metadata(&bytes).map_err(header)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(header)?;
+
+    let meta = head.metadata().as_ref().and_then(|m| m.get(KEY));
+    let meta = meta.ok_or_else(|| refuse(format!("no metadata field {KEY:?}"), "give a file that training wrote"))?;
+    let meta = match meta.split_once(' ') {
+        Some((sum, json)) if sum == sha256(json.as_bytes()) => json,
+        _ => return Err(damaged(format!("metadata field {KEY:?} does not match its sha-256"))),
+    };
+    let meta: Meta = serde_json::from_str(meta).map_err(|e| damaged(format!("metadata field {KEY:?}: {e}")))?;
+    if meta.format != FORMAT {
+        let what = format!("field format is {}, this program reads {FORMAT}", meta.format);
+        return Err(refuse(what, "use the version that wrote it"));
+    }
+    // Through text, as the stored one came: a float's last bit may differ otherwise.
+    let run = serde_json::from_str(&run.to_string()).map_err(|e| damaged(e.to_string()))?;
+    if let Some(what) = difference("run", &meta.run, &run) {
+        return Err(refuse(what, OTHER_RUN));
+    }
+    let read = |name: &str, dtype: Dtype, shape: Option<&[usize]>| -> Result<&[u8]> {
+        let tensor = file.tensor(name).map_err(|_| refuse(format!("tensor {name} is missing"), OTHER_RUN))?;
+        if tensor.dtype() != dtype || shape.is_some_and(|shape| shape != tensor.shape()) {
+            let have = format!("tensor {name} is {:?} {:?}", tensor.dtype(), tensor.shape());
+            return Err(refuse(format!("{have}, not {dtype:?} {:?}", shape.unwrap_or(&[])), OTHER_RUN));
+        }
+        if meta.sha256.get(name).is_none_or(|sum| *sum != sha256(tensor.data())) {
+            return Err(damaged(format!("tensor {name} does not match its sha-256")));
+        }
+        Ok(tensor.data())
+    };
+    let params = |prefix: &str| -> Result<Params> {
+        let values = specs.iter().map(|spec| {
+            let bytes = read(&format!("{prefix}{}", spec.name), Dtype::F32, Some(&spec.shape))?;
+            Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        });
+        Ok(Params { specs: specs.clone(), values: values.collect::<Result<_>>()? })
+    };
+    let state = State { params: params("")?, m: params("adamw.m.")?, v: params("adamw.v.")?, step: meta.step };
+    let steps = read("log.step", Dtype::I64, None)?.as_chunks().0;
+    let metrics = read("log.metric", Dtype::U8, Some(&[steps.len()]))?;
+    let values = read("log.value", Dtype::F64, Some(&[steps.len()]))?.as_chunks().0;
+    let points = steps.iter().zip(metrics).zip(values).map(|((step, &metric), value)| {
+        let metric = Metric::ALL.get(usize::from(metric));
+        let metric = *metric.ok_or_else(|| damaged("tensor log.metric holds an unknown metric".into()))?;
+        Ok(Point { step: i64::from_le_bytes(*step) as u64, metric, value: f64::from_le_bytes(*value) })
+    });
+    let log = Log { points: points.collect::<Result<_>>()? };
+    if file.len() != 3 * specs.len() + 3 {
+        let what = format!("{} tensors for a model of {} parameters", file.len(), specs.len());
+        return Err(refuse(what, OTHER_RUN));
+    }
+    Ok((state, log))
+}
+
+fn tensors<'a>(state: &'a State, log: &Log) -> Vec<(String, Tensor<'a>)> {
+    let mut out = Vec::new();
+    for (prefix, params) in [("", &state.params), ("adamw.m.", &state.m), ("adamw.v.", &state.v)] {
+        for (spec, values) in params.specs.iter().zip(&params.values) {
+            out.push((format!("{prefix}{}", spec.name), Tensor::F32(&spec.shape, values)));
+        }
+    }
+    let mut column = |name: &str, dtype, bytes: Vec<u8>| {
+        out.push((name.into(), Tensor::Log(dtype, [log.points.len()], bytes)));
+    };
+    let points = &log.points;
+    column("log.step", Dtype::I64, points.iter().flat_map(|p| (p.step as i64).to_le_bytes()).collect());
+    column("log.metric", Dtype::U8, points.iter().map(|p| p.metric as u8).collect());
+    column("log.value", Dtype::F64, points.iter().flat_map(|p| p.value.to_le_bytes()).collect());
+    out
+}
+
+/// The first field in which the file's run and the one asked for differ, in words.
+fn difference(field: &str, file: &Value, asked: &Value) -> Option<String> {
+    match (file, asked) {
+        (Value::Object(a), Value::Object(b)) => {
+            let missing = b.iter().filter(|(k, _)| !a.contains_key(*k)).map(|(k, v)| (k, &Value::Null, v));
+            let all = a.iter().map(|(k, v)| (k, v, b.get(k).unwrap_or(&Value::Null))).chain(missing);
+            all.into_iter().find_map(|(k, a, b)| difference(&format!("{field}.{k}"), a, b))
+        }
+        (a, b) if a == b => None,
+        (a, b) => Some(format!("field {field} is {a} in the file and {b} in this run")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backend::Init;
+    use serde_json::json;
+
+    fn sample() -> (State, Log, Value) {
+        let spec = |name: &str, shape: &[usize], init| ParamSpec {
+            name: name.into(),
+            shape: shape.to_vec(),
+            init,
+            decay: true,
+        };
+        let specs: Arc<[ParamSpec]> =
+            [spec("embed.weight", &[3, 2], Init::Normal { std: 0.1 }), spec("norm.weight", &[2], Init::Ones)].into();
+        let mut state = State::new(Params::init(specs, 1));
+        state.m.values[0][5] = f32::MIN_POSITIVE / 2.0;
+        state.v.values[1][0] = -0.0;
+        state.step = 17;
+        let mut log = Log::default();
+        log.push(16, Metric::Loss, 0.1 + 0.2);
+        log.push(17, Metric::Accuracy, 1.0 / 3.0);
+        (state, log, json!({ "train": { "lr": 5e-4_f32, "steps": 20 }, "seed": 3 }))
+    }
+
+    fn message(path: &Path, run: &Value) -> String {
+        load(path, &sample().0.params.specs, run).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/folder/a.safetensors");
+        let (state, log, run) = sample();
+        save(&path, &state, &log, &run).unwrap();
+        let (again, log_again) = load(&path, &state.params.specs, &run).unwrap();
+        let bits = |s: &State| -> Vec<u32> {
+            let all = [&s.params, &s.m, &s.v].into_iter().flat_map(|p| &p.values);
+            all.flatten().map(|v| v.to_bits()).collect()
+        };
+        assert_eq!(bits(&again), bits(&state));
+        assert_eq!((again.step, log_again), (17, log.clone()));
+        // The same content is the same file, and nothing else is left beside it.
+        let first = fs::read(&path).unwrap();
+        save(&path, &state, &log, &run).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), first);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn any_flipped_bit_is_found_and_the_tensor_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let (state, log, run) = sample();
+        save(&path, &state, &log, &run).unwrap();
+        let good = fs::read(&path).unwrap();
+        let (header, head) = SafeTensors::read_metadata(&good).unwrap();
+        for i in 0..good.len() {
+            let mut bad = good.clone();
+            bad[i] ^= 1 << (i % 8);
+            fs::write(&path, &bad).unwrap();
+            let message = message(&path, &run);
+            if let Some(at) = i.checked_sub(8 + header) {
+                let tensors = head.tensors();
+                let (name, _) =
+                    tensors.iter().find(|(_, t)| (t.data_offsets.0..t.data_offsets.1).contains(&at)).unwrap();
+                assert!(message.contains(&format!("tensor {name} does not match its sha-256; restore")), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_cut_short_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let (state, log, run) = sample();
+        save(&path, &state, &log, &run).unwrap();
+        let good = fs::read(&path).unwrap();
+        for n in 0..good.len() {
+            fs::write(&path, &good[..n]).unwrap();
+            assert!(message(&path, &run).contains("cut short"));
+        }
+    }
+
+    #[test]
+    fn another_runs_checkpoint_is_refused_and_the_field_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let (mut state, log, run) = sample();
+        save(&path, &state, &log, &run).unwrap();
+        let other = json!({ "train": { "lr": 1e-3_f32, "steps": 20 }, "seed": 3 });
+        assert!(message(&path, &other).contains("field run.train.lr is 0.0005"), "{}", message(&path, &other));
+        let fewer = json!({ "train": run["train"] });
+        assert!(message(&path, &fewer).contains("field run.seed is 3 in the file and null in this run"));
+
+        let mut specs = state.params.specs.to_vec();
+        specs[0].shape = vec![2, 3];
+        let refused = load(&path, &specs.clone().into(), &run).unwrap_err().to_string();
+        assert!(refused.contains("tensor embed.weight is F32 [3, 2], not F32 [2, 3]"), "{refused}");
+        specs[0].name = "other".into();
+        let refused = load(&path, &specs.into(), &run).unwrap_err().to_string();
+        assert!(refused.contains("tensor other is missing"), "{refused}");
+        state.params.specs = state.params.specs[..1].into();
+        let refused = load(&path, &state.params.specs, &run).unwrap_err().to_string();
+        assert!(refused.contains("9 tensors for a model of 1 parameters"), "{refused}");
+    }
+}

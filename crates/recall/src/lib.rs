@@ -7,11 +7,13 @@
 //! position through a head of its own, which is not a language model on a tape. Its rows are `skip` in the table.
 
 mod error;
+mod experiment;
 mod measure;
 mod row;
 mod source;
 
 pub use error::{Error, Result};
+pub use experiment::Figure;
 pub use measure::{Device, Event, Measured, Options, measure};
 pub use row::{Grid, Row, Score, Trial};
 pub use source::TaskSource;

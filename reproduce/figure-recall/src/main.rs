@@ -1,2 +1,5 @@
 //! Associative recall: the paper's figure, ours beside it.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    cli::run(&recall::Figure)
+}

@@ -41,7 +41,7 @@ pub struct RunRecord {
     pub dtype: String,
     /// Every seed that some row ran.
     pub seeds: Vec<u64>,
-    /// The command, as typed.
+    /// The command that measures the same again.
     pub command: String,
     /// Seconds, summed over rows.
     pub wall_s: f64,

@@ -72,7 +72,11 @@ impl Session<'_> {
                     progress.finish("stopped");
                     return Ok(End::Stopped);
                 }
-                other => other.map_err(|e| Error { message: format!("row {}: {}", row.id, e.message), ..e })?,
+                Err(e) => {
+                    progress.finish("failed");
+                    return Err(Error { message: format!("row {}: {}", row.id, e.message), ..e });
+                }
+                Ok(points) => points,
             };
             self.refuse_wrong(row, &points)?;
             let (metrics, curve) = split(&points);

@@ -41,7 +41,7 @@ pub struct RunRecord {
     pub dtype: String,
     /// Every seed that some row ran.
     pub seeds: Vec<u64>,
-    /// The command, as typed.
+    /// The command that measures the same again.
     pub command: String,
     /// Seconds, summed over rows.
     pub wall_s: f64,
@@ -51,7 +51,7 @@ pub struct RunRecord {
     pub data_sha256: BTreeMap<String, String>,
     /// The rows, in the plan's order.
     pub rows: Vec<RowRecord>,
-    /// SHA-256 of `metrics.csv` and, if there are curves, `curve.csv`; filled in by [`write`].
+    /// SHA-256 of `metrics.csv` and, if there are curves, `curve.csv`; filled in by [`write()`].
     pub files: BTreeMap<String, String>,
 }
 

@@ -79,10 +79,12 @@ pub fn judge(item: &Item, claim: &Claim, measured: &Measured, scale: &str, devic
 fn all(parts: Vec<Part>) -> Part {
     const SHOWN: usize = 3;
     let has = |verdict| parts.iter().any(|part| part.0 == verdict);
-    let worst = match () {
-        () if has(Verdict::Off) => Verdict::Off,
-        () if has(Verdict::Skip) || parts.is_empty() => Verdict::Skip,
-        () => Verdict::Ok,
+    let worst = if has(Verdict::Off) {
+        Verdict::Off
+    } else if has(Verdict::Skip) || parts.is_empty() {
+        Verdict::Skip
+    } else {
+        Verdict::Ok
     };
     let mut details: Vec<&str> = Vec::new();
     for (_, detail) in parts.iter().filter(|part| part.0 == worst) {
@@ -100,6 +102,7 @@ pub(super) fn held(holds: bool) -> Verdict {
     if holds { Verdict::Ok } else { Verdict::Off }
 }
 
+/// A claim's item, metric and measured values.
 pub(super) struct Judge<'a> {
     pub(super) item: &'a Item,
     pub(super) metric: &'a Metric,
@@ -162,11 +165,12 @@ impl Judge<'_> {
     }
 }
 
+/// The width of `within`: absolute, or relative to the target.
 pub(super) fn width(target: f64, rel: Option<f64>, abs: Option<f64>) -> f64 {
     abs.unwrap_or_else(|| rel.unwrap_or(0.0) * target.abs())
 }
 
-/// The first row, and how many more.
+/// Rows in a few words: the first and the last of them.
 pub(super) fn short(rows: &[&str]) -> String {
     match rows {
         [] => String::new(),

@@ -6,6 +6,7 @@ use super::stats::sign_flip_p;
 use crate::measured::{Summary, median};
 use crate::paper::Direction;
 
+/// Two sides, paired by seed.
 struct Pairs {
     /// The median of each side.
     medians: (f64, f64),

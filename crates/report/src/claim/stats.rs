@@ -1,4 +1,5 @@
-//! The two small-sample statements that claims rest on, both exact and free of distributional assumptions.
+//! The two small-sample statements that claims rest on. Both are exact at any number of seeds: the interval for any
+//! continuous distribution, the test where, without an effect, a seed's two values could as well be swapped.
 
 use crate::measured::median;
 

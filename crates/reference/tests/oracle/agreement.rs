@@ -1,10 +1,11 @@
-//! Every model variant on an f32 backend against dfdx f64: loss, logits and the gradient of every parameter.
+//! Every op and every model variant on an f32 backend against dfdx f64: loss, logits and the gradient of every parameter.
 
 use backend::{Backend, Batch, CpuBackend, Tape};
 use model::Transformer;
 use reference::DfdxBackend;
 
 use crate::common::{VOCAB, distance, norm, random_batch, random_state, variants, wide};
+use crate::op_tapes::op_tapes;
 
 /// Relative distance allowed per tensor.
 const TOLERANCE: f64 = 1e-5;
@@ -57,14 +58,21 @@ fn check_lengths(other: &mut dyn Backend, name: &str, model: &Transformer) {
 }
 
 #[test]
-fn dfdx_f32() {
+fn dfdx_f32_models() {
     for (name, model) in variants() {
         check_lengths(&mut DfdxBackend::<f32>::new(), &name, &model);
     }
 }
 
 #[test]
-fn cpu() {
+fn cpu_ops() {
+    for (name, tape, batch) in op_tapes() {
+        check(&mut CpuBackend::new(), &name, &tape, &batch);
+    }
+}
+
+#[test]
+fn cpu_models() {
     for (name, model) in variants() {
         check_lengths(&mut CpuBackend::new(), &name, &model);
     }

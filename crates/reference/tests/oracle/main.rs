@@ -4,6 +4,7 @@ mod agreement;
 mod common;
 mod custom_op;
 mod finite_differences;
+mod op_tapes;
 mod properties;
 mod refusals;
 mod training;

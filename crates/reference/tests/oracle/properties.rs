@@ -69,9 +69,10 @@ fn check_starts_static(on: &mut dyn Backend) {
     }
 }
 
-/// Two runs from one state give the same bits: scores, gradients and the state after an update.
-fn check_repeats(fresh: impl Fn() -> Box<dyn Backend>) {
+/// Runs from one state give the same bits, on any number of threads: scores, gradients and the state after an update.
+fn check_repeats(fresh: impl Fn() -> Box<dyn Backend> + Sync) {
     let rule = backend::AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let pools = [1, 1, 2, 5].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
     for (name, model) in variants() {
         let tape = model.record(2, 33).unwrap();
         let batch = random_batch(&tape, VOCAB, 8);
@@ -83,7 +84,8 @@ fn check_repeats(fresh: impl Fn() -> Box<dyn Backend>) {
             on.update(&rule).unwrap();
             (scores, gradients, on.state().unwrap())
         };
-        assert!(run() == run(), "{name}: two runs differ");
+        let [first, rest @ ..] = pools.each_ref().map(|pool| pool.install(run));
+        assert!(rest.iter().all(|other| *other == first), "{name}: runs differ");
     }
 }
 

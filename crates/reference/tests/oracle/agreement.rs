@@ -4,7 +4,7 @@ use backend::{Backend, Batch, CpuBackend, Tape};
 use model::Transformer;
 use reference::DfdxBackend;
 
-use crate::common::{VOCAB, distance, norm, random_batch, random_state, variants, wide};
+use crate::common::{VOCAB, distance, norm, random_batch, random_state, variants, wide, wider};
 use crate::op_tapes::op_tapes;
 
 /// Relative distance allowed per tensor.
@@ -75,5 +75,15 @@ fn cpu_ops() {
 fn cpu_models() {
     for (name, model) in variants() {
         check_lengths(&mut CpuBackend::new(), &name, &model);
+    }
+}
+
+#[test]
+fn cpu_wider_models() {
+    for (name, model) in wider() {
+        let tape = model.record(1, 300).unwrap();
+        let mut batch = random_batch(&tape, VOCAB, 10);
+        batch.cu_seqlens = Some(vec![0, 170, 300]);
+        check(&mut CpuBackend::new(), &name, &tape, &batch);
     }
 }

@@ -26,6 +26,16 @@ pub(crate) fn tiny() -> Transformer {
     }
 }
 
+/// Models of one block wide enough that work is split, in rows and in columns, one for each kind of convolution.
+pub(crate) fn wider() -> Vec<(String, Transformer)> {
+    use ConvKind::{HeadWise, LowRank, Static};
+    let model = |kind| {
+        let conv = Conv { head_size: 32, rank: 16, on: Place::ALL.to_vec(), ..conv(kind, 4, true) };
+        Transformer { d_model: 192, layers: 1, heads: 3, ffn: 320, conv, ..tiny() }
+    };
+    [Static, HeadWise, LowRank].map(|kind| (format!("{kind:?}, wider"), model(kind))).into()
+}
+
 /// A convolution of that kind on q, k and v, sized for [`tiny`].
 pub(crate) fn conv(kind: ConvKind, width: usize, bias: bool) -> Conv {
     Conv { kind, width, bias, head_size: 4, rank: 3, ..Conv::default() }

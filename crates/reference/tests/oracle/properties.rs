@@ -5,7 +5,7 @@ use backend::{Backend, Batch, CpuBackend, Params, State};
 use model::{Conv, ConvKind, Place, Transformer};
 use reference::DfdxBackend;
 
-use crate::common::{VOCAB, conv, distance, norm, random_batch, random_state, tiny, variants, wide};
+use crate::common::{VOCAB, conv, distance, norm, random_batch, random_state, tiny, variants, wide, wider};
 
 /// The logits of one row, token by token.
 fn logits(on: &mut dyn Backend, model: &Transformer, state: State, batch: &Batch) -> Vec<Vec<f32>> {
@@ -70,11 +70,11 @@ fn check_starts_static(on: &mut dyn Backend) {
 }
 
 /// Runs from one state give the same bits, on any number of threads: scores, gradients and the state after an update.
-fn check_repeats(fresh: impl Fn() -> Box<dyn Backend> + Sync) {
+fn check_repeats(models: &[(String, Transformer)], len: usize, fresh: impl Fn() -> Box<dyn Backend> + Sync) {
     let rule = backend::AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
     let pools = [1, 1, 2, 5].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
-    for (name, model) in variants() {
-        let tape = model.record(2, 33).unwrap();
+    for (name, model) in models {
+        let tape = model.record(2, len).unwrap();
         let batch = random_batch(&tape, VOCAB, 8);
         let run = || {
             let mut on = fresh();
@@ -106,7 +106,7 @@ fn dfdx_starts_static() {
 
 #[test]
 fn dfdx_repeats() {
-    check_repeats(|| Box::new(DfdxBackend::<f32>::new()));
+    check_repeats(&variants(), 33, || Box::new(DfdxBackend::<f32>::new()));
 }
 
 #[test]
@@ -126,5 +126,6 @@ fn cpu_starts_static() {
 
 #[test]
 fn cpu_repeats() {
-    check_repeats(|| Box::new(CpuBackend::new()));
+    check_repeats(&variants(), 33, || Box::new(CpuBackend::new()));
+    check_repeats(&wider(), 300, || Box::new(CpuBackend::new()));
 }

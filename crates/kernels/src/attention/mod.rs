@@ -5,9 +5,9 @@
 //! `heads / kv_heads` consecutive query heads; lse, the log of the softmax's denominator, `[heads, T]` per sequence,
 //! one sequence after the other (`[B, heads, T]`).
 //!
-//! A panel of 64 queries meets 512 keys at a time. Scores are held key by key, the panel's queries side by
-//! side in vector lanes: maxima and sums over keys are then lane by lane, and products need no transposed operand but
-//! the panel's own rows. The forward runs over tiles with a running maximum (Milakov and Gimelshein, 2018); the backward
+//! A panel of 64 queries meets 512 keys at a time. Scores are held key by key, the panel's queries side by side in
+//! vector lanes: maxima and sums over keys are then lane by lane, and products need no transposed operand but the
+//! panel's own rows. The forward runs over tiles with a running maximum (Milakov and Gimelshein, 2018); the backward
 //! recomputes p from lse (Dao et al., 2022). 4 and 10 head_size FLOP per head and (query, key) pair.
 //!
 //! Threads share panels forward, and pairs of sequence and key head backward, where each one adds its panels' shares

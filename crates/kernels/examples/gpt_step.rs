@@ -176,12 +176,11 @@ fn main() -> Result<()> {
 
 fn train(threads: usize) -> Result<()> {
     let mut state = 1u64;
-    let uniform = |_| {
+    let mut uniform = |_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // The standard deviation of a uniform value in [-a, a] is a / sqrt(3); 0.02 is wanted.
         ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 0.02 * 3f32.sqrt()
     };
-    let mut uniform = uniform;
     let p = model(|n| (0..n).map(&mut uniform).collect(), 1.0);
     let mut g = model(zeros, 0.0);
     let mut traces: Vec<LayerTrace> = (0..LAYERS).map(|_| LayerTrace::new()).collect();

@@ -1,8 +1,8 @@
 //! Matrix products `C = alpha A B` and `C += alpha A B` of strided f32 matrices, over the `gemm` crate.
 //!
-//! Bits: each element of C is one chain of fused multiply-adds over k (blocked from k = 512 on by cache size), taken
-//! by one thread, so a product has the same bits at any thread count. They may differ between machines, and between
-//! builds with and without the `avx512` feature, where the blocking and the kernels for thin matrices differ.
+//! Bits: each element of C is one chain of fused multiply-adds over k, in blocks of at most 512, taken by one thread:
+//! the same at any thread count, and the same with AVX-512 as with AVX2 (the `avx512` feature off), except for products
+//! with a vector and those of at most 256 elements, whose sums run in as many lanes as a register has.
 
 use std::marker::PhantomData;
 

@@ -1,7 +1,7 @@
 //! Rotary positions in the rotate-half convention of Llama.
 //!
-//! Each head's vector x, `head_size` long, is seen as pairs (x[i], x[i + head_size/2]); the pair at position t turns by
-//! the angle `t theta^(-2 i / head_size)`. x and y `[rows, heads, head_size]`; the backward turns dy back.
+//! Each head's vector x, `head_size` long, is seen as pairs `(x[i], x[i + head_size/2])`; the pair at position t turns
+//! by the angle `t theta^(-2 i / head_size)`. x and y `[rows, heads, head_size]`; the backward turns dy back.
 
 use rayon::prelude::*;
 

@@ -61,8 +61,10 @@ impl KeyHead<'_> {
         let (size, width) = (self.s.head_size, self.s.kv_heads * self.s.head_size);
         for row in self.rows.clone() {
             let start = row * width + self.kv_head * size;
-            // SAFETY: this key head's columns, which no other task touches; the slices end with the statement.
-            unsafe { (dk.slice(start, size).fill(0.0), dv.slice(start, size).fill(0.0)) };
+            for grad in [dk, dv] {
+                // SAFETY: this key head's columns, which no other task touches.
+                unsafe { grad.slice(start, size) }.fill(0.0);
+            }
         }
         let group = self.s.heads / self.s.kv_heads;
         for head in self.kv_head * group..(self.kv_head + 1) * group {
@@ -81,12 +83,12 @@ impl KeyHead<'_> {
         let (q_width, k_width) = (s.heads * size, s.kv_heads * size);
         let q_start = (rows.start + first) * q_width + head * size;
         let q = Mat::strided(&saved.q[q_start..], queries, size, q_width);
-        let do_rows = Mat::strided(&d_o[q_start..], queries, size, q_width);
+        let d_o_rows = Mat::strided(&d_o[q_start..], queries, size, q_width);
         let lse = &saved.lse[rows.start * s.heads + head * rows.len() + first..][..queries];
         let tile = TILE.min(end) * lanes;
-        scratch::with([size * lanes, size * lanes, size * lanes, tile, tile], |[qt, dot_, dqt, p, ds]| {
+        scratch::with([size * lanes, size * lanes, size * lanes, tile, tile], |[qt, d_ot, dqt, p, ds]| {
             transpose_in(q, lanes, qt);
-            transpose_in(do_rows, lanes, dot_);
+            transpose_in(d_o_rows, lanes, d_ot);
             // The lanes beyond the queries get lse = infinity, hence p = 0.
             let (mut lse_lanes, mut delta) = ([f32::INFINITY; PANEL], [0.0; PANEL]);
             lse_lanes[..queries].copy_from_slice(lse);
@@ -107,8 +109,8 @@ impl KeyHead<'_> {
                 let v = Mat::strided(&saved.v[k_start..], keys, size, k_width);
                 let one = Threads::One;
                 gemm(one, MatMut::new(p, keys, lanes), Store::Overwrite, s.scale(), k, Mat::new(qt, size, lanes));
-                gemm(one, MatMut::new(ds, keys, lanes), Store::Overwrite, 1.0, v, Mat::new(dot_, size, lanes));
-                mask(p, lanes, key, first, f32::NEG_INFINITY);
+                gemm(one, MatMut::new(ds, keys, lanes), Store::Overwrite, 1.0, v, Mat::new(d_ot, size, lanes));
+                mask(p, lanes, key, first);
                 vectorized(
                     #[inline(always)]
                     || softmax_backward(p, ds, lanes, &lse_lanes, &delta),
@@ -117,7 +119,7 @@ impl KeyHead<'_> {
                 let (p, ds) = (Mat::strided(p, keys, queries, lanes), Mat::strided(ds, keys, queries, lanes));
                 // SAFETY: this key head's columns, which no other task touches.
                 let (dk, dv) = unsafe { (dk.mat(k_start, keys, size, k_width), dv.mat(k_start, keys, size, k_width)) };
-                gemm(one, dv, Store::Accumulate, 1.0, p, do_rows);
+                gemm(one, dv, Store::Accumulate, 1.0, p, d_o_rows);
                 gemm(one, dk, Store::Accumulate, s.scale(), ds, q);
                 let store = if key == 0 { Store::Overwrite } else { Store::Accumulate };
                 let dqt = MatMut::strided(dqt, size, queries, lanes);

@@ -65,7 +65,7 @@ impl Panel {
                 let v = Mat::strided(&v[k_start..], keys, size, k_width);
                 let qt = Mat::new(qt, size, lanes);
                 gemm(Threads::One, MatMut::new(scores, keys, lanes), Store::Overwrite, s.scale(), k, qt);
-                mask(scores, lanes, key, first, f32::NEG_INFINITY);
+                mask(scores, lanes, key, first);
                 vectorized(
                     #[inline(always)]
                     || softmax_tile(scores, lanes, &mut max, &mut total, ot, key > 0),

@@ -5,9 +5,9 @@
 //! `heads / kv_heads` consecutive query heads; lse, the log of the softmax's denominator, `[heads, T]` per sequence,
 //! one sequence after the other (`[B, heads, T]`).
 //!
-//! A panel of [`PANEL`] queries meets [`TILE`] keys at a time. Scores are held key by key, the panel's queries side by
-//! side in vector lanes: maxima and sums over keys are then lane by lane, and every product reads its operands as they
-//! lie, without packing. The forward runs over tiles with a running maximum (Milakov and Gimelshein, 2018); the backward
+//! A panel of 64 queries meets 512 keys at a time. Scores are held key by key, the panel's queries side by side in
+//! vector lanes: maxima and sums over keys are then lane by lane, and products need no transposed operand but the
+//! panel's own rows. The forward runs over tiles with a running maximum (Milakov and Gimelshein, 2018); the backward
 //! recomputes p from lse (Dao et al., 2022). 4 and 10 head_size FLOP per head and (query, key) pair.
 //!
 //! Threads share panels forward, and pairs of sequence and key head backward, where each one adds its panels' shares
@@ -28,7 +28,7 @@ use crate::{Result, Sequences, check};
 
 /// Queries of a panel.
 const PANEL: usize = 64;
-/// Keys of a tile.
+/// Keys of a tile: a multiple of PANEL, so that each query sees at least the first key of every tile its panel meets.
 const TILE: usize = 512;
 
 /// Dimensions of an attention.
@@ -88,10 +88,11 @@ fn transpose_in(rows: Mat, lanes: usize, out: &mut [f32]) {
     transpose(rows, MatMut::strided(out, rows.cols(), rows.rows(), lanes));
 }
 
-/// Hides keys from the queries before them: `scores[key][..]` gets `value` in the lanes of earlier queries, where
-/// `scores` begins with key `first_key` and the panel with query `first_query`.
-fn mask(scores: &mut [f32], lanes: usize, first_key: usize, first_query: usize, value: f32) {
-    for (key, row) in (first_key..).zip(scores.chunks_exact_mut(lanes)) {
-        row[..key.saturating_sub(first_query).min(lanes)].fill(value);
+/// Hides keys from the queries before them: -inf in their lanes. `scores` begin with key `first_key`, which the panel's
+/// first query sees.
+fn mask(scores: &mut [f32], lanes: usize, first_key: usize, first_query: usize) {
+    let seen_by_all = first_query - first_key;
+    for (i, row) in scores.chunks_exact_mut(lanes).skip(seen_by_all).enumerate() {
+        row[..i].fill(f32::NEG_INFINITY);
     }
 }

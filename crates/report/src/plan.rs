@@ -77,8 +77,8 @@ pub enum Error {
         /// Those that exist.
         known: String,
     },
-    /// Two rows of one id.
-    #[error("plan: row `{0}` stands twice; a sweep is rows with ids of their own")]
+    /// Two rows of one id at one scale.
+    #[error("plan: row `{0}` stands twice at one scale; a sweep is rows with ids of their own")]
     Twice(String),
     /// `seeds` is missing or neither a count nor a list.
     #[error("plan: row `{row}` has seeds = {found}; write a count such as 5 or a list such as [0, 1, 7]")]
@@ -96,11 +96,12 @@ impl Plan {
         let plan: Plan = toml::from_str(text).map_err(|e| Error::Parse(e.to_string()))?;
         let mut seen = BTreeSet::new();
         for row in &plan.rows {
-            if !seen.insert(&row.id) {
-                return Err(Error::Twice(row.id.clone()));
-            }
             for scale in row.scales.iter().flatten() {
                 plan.scale(scale)?;
+            }
+            let here = |scale: &&String| row.scales.as_ref().is_none_or(|scales| scales.contains(scale));
+            if plan.scale.keys().filter(here).any(|scale| !seen.insert((scale, &row.id))) {
+                return Err(Error::Twice(row.id.clone()));
             }
         }
         Ok(plan)

@@ -56,7 +56,7 @@ fn refusals_name_the_value_and_what_exists() {
         "there is no row `b` at scale smoke; the rows are a"
     );
     for (text, part) in [
-        ("[scale.smoke]\n[[row]]\nid = \"a\"\n[[row]]\nid = \"a\"", "row `a` stands twice"),
+        ("[scale.smoke]\n[[row]]\nid = \"a\"\n[[row]]\nid = \"a\"", "row `a` stands twice at one scale"),
         ("[scale.smoke]\n[[row]]\nid = \"a\"\nscales = [\"tiny\"]", "no scale `tiny`"),
         ("[scale.smoke]\n[[row]]\nid = \"a\"\nsets = {}", "unknown field `sets`"),
         ("[scales.smoke]\n[[row]]\nid = \"a\"", "unknown field `scales`"),

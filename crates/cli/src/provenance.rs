@@ -99,7 +99,7 @@ mod tests {
         let args = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
         let shown = command(
             "table-3",
-            &args("--scale small --out /home/me/x --resume --time-budget 9m --format=json -v --seeds 3"),
+            &args("--scale small --out /data/x --resume --time-budget 9m --format=json -v --seeds 3"),
         );
         assert_eq!(shown, "cargo run --release -p reproduce-table-3 -- --scale small --seeds 3");
         assert_eq!(command("table-3", &args("--out=/x")), "cargo run --release -p reproduce-table-3");

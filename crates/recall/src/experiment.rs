@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use cli::{Device as Host, Experiment, Facts, RowContext};
 use report::measured::Metric;
 
-use crate::{Device, Event, Options, Row, measure};
+use crate::{Device, Event, Options, Row, What, measure};
 
 /// The recall figure: its plan is `reproduce/figure-recall/figure-recall.toml`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,24 +57,24 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     fn hear(&self, event: Event<'_>) {
-        let progress = self.ctx.progress;
-        match event {
-            Event::Step { run, runs, step, steps, loss, .. } => {
+        let (progress, seed) = (self.ctx.progress, event.seed);
+        match event.what {
+            What::Step { step, steps, loss, .. } => {
                 let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 if seen.is_empty() {
-                    seen.resize(runs, 0);
-                    progress.expect(steps * runs as u64);
+                    seen.resize(event.runs, 0);
+                    progress.expect(steps * event.runs as u64);
                 }
-                let made = step - seen[run];
-                seen[run] = step;
+                let made = step - seen[event.run];
+                seen[event.run] = step;
                 drop(seen);
                 progress.advance(made, &format!("loss {loss:.3}"));
             }
-            Event::Evaluated { seed, step, evaluation, .. } => {
+            What::Evaluated { step, evaluation } => {
                 let (loss, accuracy) = (evaluation.loss, evaluation.accuracy);
                 progress.note(&format!("seed {seed}, step {step}: test loss {loss:.3}, accuracy {accuracy:.3}"));
             }
-            Event::Diverged { seed, error, .. } => progress.note(&format!("seed {seed}: {error}")),
+            What::Diverged { error } => progress.note(&format!("seed {seed}: {error}")),
         }
     }
 }

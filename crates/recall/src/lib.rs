@@ -4,7 +4,8 @@
 //! it measured. Seeds run side by side, each on a thread of its own; the numbers do not depend on how many do.
 //!
 //! MAD's compression task is not among the rows: it trains an autoencoder that reads its answer from the last
-//! position through a head of its own, which is not a language model on a tape. Its rows are `skip` in the table.
+//! position through a head of its own, which is not a language model on a tape. The table shows its published numbers
+//! alone.
 
 mod error;
 mod experiment;
@@ -14,6 +15,6 @@ mod source;
 
 pub use error::{Error, Result};
 pub use experiment::Figure;
-pub use measure::{Device, Event, Measured, Options, measure};
+pub use measure::{Device, Event, Measured, Options, What, measure};
 pub use row::{Grid, Row, Score, Trial};
 pub use source::TaskSource;

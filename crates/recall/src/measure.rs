@@ -50,15 +50,44 @@ pub struct Options {
 }
 
 /// What happens while a row is measured. Seeds run side by side, so their events interleave.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)] // The fields say it.
-pub enum Event<'a> {
-    /// A step of the run numbered `run` of `runs` was made.
-    Step { run: usize, runs: usize, seed: u64, step: u64, steps: u64, loss: f32, tokens_per_second: f64 },
-    /// A run was evaluated.
-    Evaluated { run: usize, runs: usize, seed: u64, step: u64, evaluation: &'a Evaluation },
-    /// A run's loss or gradient is no longer finite; its metrics are NaN.
-    Diverged { run: usize, runs: usize, seed: u64, error: &'a train::Error },
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// Which of the row's runs, from 0.
+    pub run: usize,
+    /// How many runs the row has: seeds times trials.
+    pub runs: usize,
+    /// The run's seed.
+    pub seed: u64,
+    /// What happened.
+    pub what: What<'a>,
+}
+
+/// What happened to a run.
+#[derive(Debug, Clone, Copy)]
+pub enum What<'a> {
+    /// A step was made.
+    Step {
+        /// The step, counted from 1.
+        step: u64,
+        /// Steps of the whole run.
+        steps: u64,
+        /// The step's loss.
+        loss: f32,
+        /// Training tokens a second since this process took the run up.
+        tokens_per_second: f64,
+    },
+    /// It was evaluated.
+    Evaluated {
+        /// After this step.
+        step: u64,
+        /// What that found.
+        evaluation: &'a Evaluation,
+    },
+    /// Its loss or gradient is no longer finite; its metrics are NaN.
+    Diverged {
+        /// Where, and what to try.
+        error: &'a train::Error,
+    },
 }
 
 /// What a row measured.
@@ -75,7 +104,10 @@ pub struct Measured {
 /// Metrics, each by seed: `accuracy` (the row's score) and `loss` on test examples at every evaluation, `train_loss`
 /// at the logged steps, `initial_loss` and `initial_grad_norm` of the first step; where the row has an early stop,
 /// `solved` (0 or 1) and, if so, `steps_to_solve`. A row with a grid has `accuracy` alone, beside the
-/// `accuracy[TRIAL]` of each trial. A run that diverges has NaN for `accuracy` and `loss`.
+/// `trial_accuracy` of each of its trainings, whose number, counted from 1, stands in place of the step. A run
+/// that diverges has NaN for `accuracy` and `loss`.
+///
+/// Each run keeps a checkpoint in [`Options::out`] until the whole row is complete.
 ///
 /// # Errors
 /// If the row does not fit, a checkpoint cannot be read or written, or the device fails.
@@ -89,10 +121,13 @@ pub fn measure(
     row.check()?;
     let trials = row.trials()?;
     let jobs: Vec<(u64, usize)> = seeds.iter().flat_map(|&seed| (0..trials.len()).map(move |t| (seed, t))).collect();
+    let place = |run: usize| {
+        let (seed, trial) = jobs[run];
+        Place { id, seed, trial, trials: trials.len(), run, runs: jobs.len() }
+    };
     let outcomes = side_by_side(jobs.len(), options.threads.max(1), |job| {
-        let (seed, trial) = jobs[job];
-        let place = Place { id, seed, trial, trials: trials.len(), run: job, runs: jobs.len() };
-        one(&place, &trials[trial], options, listen)
+        let place = place(job);
+        one(&place, &trials[place.trial], options, listen)
     })?;
 
     let mut measured = Measured { complete: true, ..Measured::default() };
@@ -102,8 +137,12 @@ pub fn measure(
         } else if let [outcome] = outcomes {
             measured.points.extend(single(id, seed, row, outcome));
         } else {
-            measured.points.extend(grid(id, seed, row, &trials, outcomes));
+            measured.points.extend(grid(id, seed, row, outcomes));
         }
+    }
+    if measured.complete {
+        let paths = (0..jobs.len()).filter_map(|job| place(job).path(options));
+        paths.into_iter().try_for_each(|path| train::remove(&path))?;
     }
     Ok(measured)
 }
@@ -156,17 +195,22 @@ struct Place<'a> {
 
 impl Place<'_> {
     /// `varkey.none.seed-0.safetensors`, `mad-fuzzy.none.seed-0.trial-12.safetensors`.
-    fn file(&self) -> String {
-        let trial = if self.trials > 1 { format!(".trial-{}", self.trial) } else { String::new() };
-        format!("{}.seed-{}{trial}.safetensors", self.id, self.seed)
+    fn path(&self, options: &Options) -> Option<PathBuf> {
+        let trial = if self.trials > 1 { format!(".trial-{}", self.trial + 1) } else { String::new() };
+        let name = format!("{}.seed-{}{trial}.safetensors", self.id, self.seed);
+        options.out.as_ref().map(|folder| folder.join(name))
+    }
+
+    fn event<'e>(&self, what: What<'e>) -> Event<'e> {
+        Event { run: self.run, runs: self.runs, seed: self.seed, what }
     }
 }
 
 /// One training. One that diverged ends at that step with NaN as its evaluation.
 fn one(place: &Place<'_>, trial: &Trial, options: &Options, listen: &(dyn Fn(Event<'_>) + Sync)) -> Result<Outcome> {
     let Row { task, model, train, .. } = &trial.row;
-    let checkpoint = options.out.as_ref().map(|folder| Checkpoint {
-        path: folder.join(place.file()),
+    let checkpoint = place.path(options).map(|path| Checkpoint {
+        path,
         every: CHECKPOINT_EVERY,
         resume: options.resume,
         run: json!({ "row": trial.row, "seed": place.seed, "device": format!("{:?}", options.device) }),
@@ -178,7 +222,7 @@ fn one(place: &Place<'_>, trial: &Trial, options: &Options, listen: &(dyn Fn(Eve
     match train::train(&mut *options.device.backend(), &record, &source, train, run) {
         Ok(outcome) => Ok(outcome),
         Err(error @ train::Error::Diverged { step, .. }) => {
-            listen(Event::Diverged { run: place.run, runs: place.runs, seed: place.seed, error: &error });
+            listen(place.event(What::Diverged { error: &error }));
             let nan = |metric| train::Point { step, metric, value: f64::NAN };
             let points = [train::Metric::Accuracy, train::Metric::MacroAccuracy, train::Metric::EvalLoss].map(nan);
             Ok(Outcome { log: Log { points: points.into() }, step, end: End::Steps, tokens_per_second: None })
@@ -201,13 +245,11 @@ struct Teller<'a> {
 
 impl Progress for Teller<'_> {
     fn step(&mut self, step: u64, loss: f32, tokens_per_second: f64) {
-        let Place { run, runs, seed, .. } = *self.place;
-        (self.listen)(Event::Step { run, runs, seed, step, steps: self.steps, loss, tokens_per_second });
+        (self.listen)(self.place.event(What::Step { step, steps: self.steps, loss, tokens_per_second }));
     }
 
     fn evaluated(&mut self, step: u64, evaluation: &Evaluation) {
-        let Place { run, runs, seed, .. } = *self.place;
-        (self.listen)(Event::Evaluated { run, runs, seed, step, evaluation });
+        (self.listen)(self.place.event(What::Evaluated { step, evaluation }));
     }
 }
 
@@ -239,9 +281,9 @@ fn single(id: &str, seed: u64, row: &Row, outcome: &Outcome) -> Vec<Metric> {
     points
 }
 
-/// The mean over a grid's variations of the best of its settings, and each trial's accuracy. A trial that diverged
-/// makes its variation's best NaN: what broke must show.
-fn grid(id: &str, seed: u64, row: &Row, trials: &[Trial], outcomes: &[Outcome]) -> Vec<Metric> {
+/// The mean over a grid's variations of the best of its settings, and each training's accuracy. One that diverged makes
+/// its variation's best NaN: what broke must show.
+fn grid(id: &str, seed: u64, row: &Row, outcomes: &[Outcome]) -> Vec<Metric> {
     let settings = row.grid.as_ref().map_or(1, |grid| grid.lr.len().max(1) * grid.weight_decay.len().max(1));
     let metric = score(row);
     let accuracy = |o: &Outcome| o.log.last(metric).unwrap_or(f64::NAN);
@@ -253,8 +295,7 @@ fn grid(id: &str, seed: u64, row: &Row, trials: &[Trial], outcomes: &[Outcome]) 
         .collect();
     let mean = bests.iter().sum::<f64>() / bests.len() as f64;
     let step = outcomes.iter().map(|o| o.step).max().unwrap_or(0);
-    let point = |step, metric: String, value| Metric { row: id.into(), seed, step, metric, value };
-    let all = trials.iter().zip(outcomes);
-    let each = all.map(|(trial, o)| point(o.step, format!("accuracy[{}]", trial.name), accuracy(o)));
-    std::iter::once(point(step, "accuracy".into(), mean)).chain(each).collect()
+    let point = |step, metric: &str, value| Metric { row: id.into(), seed, step, metric: metric.into(), value };
+    let each = (1..).zip(outcomes).map(|(number, o)| point(number, "trial_accuracy", accuracy(o)));
+    std::iter::once(point(step, "accuracy", mean)).chain(each).collect()
 }

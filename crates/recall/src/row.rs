@@ -52,9 +52,6 @@ pub struct Grid {
     /// Variations beside the row as it stands: partial rows laid over it.
     #[serde(default)]
     pub variations: Vec<Map<String, Value>>,
-    /// Leaves the variations out: a part of the protocol.
-    #[serde(default)]
-    pub no_variations: bool,
 }
 
 impl Grid {
@@ -142,7 +139,7 @@ impl Row {
     pub fn trials(&self) -> Result<Vec<Trial>> {
         let row = Self { grid: None, ..self.clone() };
         let grid = self.grid.clone().unwrap_or_default();
-        let variations = grid.variations.iter().filter(|_| !grid.no_variations).map(|v| Value::Object(v.clone()));
+        let variations = grid.variations.iter().map(|v| Value::Object(v.clone()));
         let mut trials = Vec::new();
         for variation in std::iter::once(json!({})).chain(variations) {
             for setting in grid.settings() {

@@ -1,9 +1,9 @@
 //! Rows measured whole, on the CPU, at a size that takes milliseconds.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use recall::{Device, Event, Measured, Options, Row, measure};
+use recall::{Device, Event, Measured, Options, Row, What, measure};
 use report::measured::{self, Metric};
 use serde_json::{Value, json};
 
@@ -71,24 +71,27 @@ fn what_a_deadline_stops_is_not_measured_and_can_be_resumed() {
     let row = row(json!({ "train": { "steps": 200 } }));
     let whole = run(&row, &[0, 1], &options(2));
     let kept = Options { out: Some(folder.path().into()), resume: true, ..options(2) };
-    let stopped = run(&row, &[0, 1], &Options { deadline: Some(Instant::now()), ..kept.clone() });
-    assert!(!stopped.complete && stopped.points.is_empty());
-    assert_eq!(bits(&run(&row, &[0, 1], &kept).points), bits(&whole.points));
-    // Finished runs are read back, not run again, whatever the deadline.
-    let steps = AtomicUsize::new(0);
-    let count = |event: Event<'_>| {
-        steps.fetch_add(usize::from(matches!(event, Event::Step { .. })), Ordering::Relaxed);
+    // The second seed is stopped in its tenth step.
+    let late = Instant::now() + Duration::from_secs(1);
+    let wait = |event: Event<'_>| {
+        if event.seed == 1 && matches!(event.what, What::Step { step: 10, .. }) {
+            std::thread::sleep(late.saturating_duration_since(Instant::now()));
+        }
     };
-    let kept = Options { deadline: Some(Instant::now()), ..kept };
-    let again = measure("a.none", &row, &[0, 1], &kept, &count).unwrap();
-    assert_eq!((bits(&again.points), steps.into_inner()), (bits(&whole.points), 0));
+    let until = Options { deadline: Some(late), ..kept.clone() };
+    let stopped = measure("a.none", &row, &[0, 1], &until, &wait).unwrap();
+    assert!(!stopped.complete && stopped.points.iter().all(|p| p.seed == 0));
+    assert!(folder.path().join("a.none.seed-1.safetensors").exists());
+    assert_eq!(bits(&run(&row, &[0, 1], &kept).points), bits(&whole.points));
+    // A complete row leaves no checkpoints.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn a_run_that_diverges_shows_as_nan() {
     let diverged = AtomicUsize::new(0);
     let count = |event: Event<'_>| {
-        diverged.fetch_add(usize::from(matches!(event, Event::Diverged { .. })), Ordering::Relaxed);
+        diverged.fetch_add(usize::from(matches!(event.what, What::Diverged { .. })), Ordering::Relaxed);
     };
     let row = row(json!({ "train": { "lr": 1e30 } }));
     let measured = measure("a.none", &row, &[0, 1], &options(1), &count).unwrap();
@@ -101,15 +104,33 @@ fn a_run_that_diverges_shows_as_nan() {
 #[test]
 fn a_grid_is_the_mean_over_variations_of_the_best_setting() {
     let grid = json!({ "lr": [1e-2, 1e-3], "weight_decay": [0.0, 0.5], "variations": [{ "task": { "vocab": 32 } }] });
-    let measured = run(&row(json!({ "grid": grid, "score": "macro-accuracy" })), &[0], &options(2));
-    let value = |metric: &str| measured.points.iter().find(|p| p.metric == metric).unwrap().value;
-    let best = |variation: &str| {
-        let of = |setting: &str| value(&format!("accuracy[{variation}{setting}]"));
-        let all = [("0.01", "0.0"), ("0.01", "0.5"), ("0.001", "0.0"), ("0.001", "0.5")];
-        all.map(|(lr, decay)| of(&format!("train.lr={lr},train.weight_decay={decay}"))).into_iter().fold(0.0, f64::max)
-    };
-    assert_eq!(value("accuracy"), (best("") + best("task.vocab=32,")) / 2.0);
-    assert_eq!(measured.points.len(), 9);
+    let grid_row = row(json!({ "grid": grid, "score": "macro-accuracy" }));
+    let measured = run(&grid_row, &[0], &options(2));
+    let trials: Vec<f64> = measured.points.iter().filter(|p| p.metric == "trial_accuracy").map(|p| p.value).collect();
+    assert_eq!(trials.len(), 8);
+    let best = |trials: &[f64]| trials.iter().copied().fold(0.0, f64::max);
+    let accuracy = measured.points.iter().find(|p| p.metric == "accuracy").unwrap();
+    assert_eq!((accuracy.step, accuracy.value), (24, (best(&trials[..4]) + best(&trials[4..])) / 2.0));
+    // The first trial is the row itself with the first rate and decay.
+    let first = row(json!({ "train": { "lr": 1e-2, "weight_decay": 0.0 }, "score": "macro-accuracy" }));
+    let alone = measured::Measured::new(&run(&first, &[0], &options(1)).points);
+    assert_eq!(alone.seeds("a.none", "accuracy")[&0], trials[0]);
+    let names: Vec<String> = grid_row.trials().unwrap().into_iter().map(|trial| trial.name).collect();
+    assert_eq!(names[1], "train.lr=0.01,train.weight_decay=0.5");
+    assert_eq!(names[4], "task.vocab=32,train.lr=0.01,train.weight_decay=0.0");
+}
+
+/// A value of a metric that the item does not list would be refused at the end of a long run.
+#[test]
+fn every_metric_is_one_of_the_items() {
+    let item = report::paper::item("figure-recall").unwrap();
+    let stop = json!({ "early_stop": { "at_least": 0.0 } });
+    let grid = json!({ "lr": [1e-2, 1e-3] });
+    for row in [row(json!({ "train": stop })), row(json!({ "grid": grid }))] {
+        for point in run(&row, &[0], &options(1)).points {
+            assert!(item.metric(&point.metric).is_some(), "{}", point.metric);
+        }
+    }
 }
 
 #[test]

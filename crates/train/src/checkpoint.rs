@@ -154,6 +154,41 @@ pub fn load(path: &Path, specs: &Arc<[ParamSpec]>, run: &Value) -> Result<(State
     Ok((state, log))
 }
 
+/// Removes the checkpoint at `path`, if there is one, and what writes cut short have left beside it.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if a file cannot be removed.
+pub fn remove(path: &Path) -> Result<()> {
+    sweep(path)?;
+    remove_file(path)
+}
+
+/// Removes what writes cut short by a kill have left beside `path`: `.NAME.*.tmp`.
+pub(crate) fn sweep(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Some(name) = path.file_name().map(|name| format!(".{}.", name.to_string_lossy())) else { return Ok(()) };
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_left = |file: &fs::DirEntry| {
+        let other = file.file_name().to_string_lossy().into_owned();
+        other.starts_with(&name) && other.ends_with(".tmp")
+    };
+    files.filter(is_left).try_for_each(|file| remove_file(&file.path()))
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("cannot be removed: {e}");
+            Err(Error::Checkpoint {
+                path: path.into(),
+                what,
+                remedy: "remove it by hand, or choose another output folder",
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn tensors<'a>(state: &'a State, log: &Log) -> Vec<(String, Tensor<'a>)> {
     let mut out = Vec::new();
     for (prefix, params) in [("", &state.params), ("adamw.m.", &state.m), ("adamw.v.", &state.v)] {
@@ -266,6 +301,20 @@ mod tests {
             fs::write(&path, &good[..n]).unwrap();
             assert!(message(&path, &run).contains("cut short"));
         }
+    }
+
+    #[test]
+    fn removing_leaves_nothing_of_this_checkpoint_and_all_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.safetensors", ".a.safetensors.17.tmp", ".b.safetensors.17.tmp", "b.safetensors"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let path = folder.path().join("a.safetensors");
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".b.safetensors.17.tmp", "b.safetensors"]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Checkpoint {
     pub path: PathBuf,
     /// Time between two writes. The last state is always written.
     pub every: Duration,
-    /// Whether to start from the file, if there is one; otherwise it is overwritten.
+    /// Whether to start from the file, if there is one; otherwise it is removed.
     pub resume: bool,
     /// What makes this run what it is: its configurations and seed. A file made by another is refused.
     pub run: Value,
@@ -141,10 +141,14 @@ pub fn train(
 
 /// The state and log to go on from: the checkpoint's, or fresh ones.
 fn start(tape: &Tape, run: &Run<'_>) -> Result<(State, Log)> {
-    match &run.checkpoint {
-        Some(c) if c.resume && c.path.exists() => checkpoint::load(&c.path, &tape.specs(), &c.run),
-        _ => Ok((State::new(Params::init(tape.specs(), run.seed)), Log::default())),
+    if let Some(c) = &run.checkpoint {
+        if c.resume && c.path.exists() {
+            checkpoint::sweep(&c.path)?;
+            return checkpoint::load(&c.path, &tape.specs(), &c.run);
+        }
+        checkpoint::remove(&c.path)?;
     }
+    Ok((State::new(Params::init(tape.specs(), run.seed)), Log::default()))
 }
 
 /// One step; its loss and gradient norm.

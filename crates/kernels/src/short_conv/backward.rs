@@ -6,18 +6,16 @@
 
 use std::ops::Range;
 
-use pulp::{Simd, WithSimd};
-
 use super::args::{Filter, FilterGrad, InputGrad, OutputGrad, Rows, RowsMut};
-use super::forward::convolution;
-use super::lanes::{add_mul, load, store};
-use super::low_rank::{Products, pack_u, pack_z, pad_z, transpose_u};
-use super::partials;
-use super::plan::{BLOCK, GROUP, PACKED_TILE, Plan, TILE, run};
-use super::scratch::{KeptTaps, ROWS, SpreadTaps};
-use super::silu::silu_grad;
-use super::tap_grads::{add_static, dweight};
-use super::taps::{Block, HeadTaps, LowRankTaps, StaticTaps, Taps};
+use super::lanes::LANES;
+use super::low_rank::{GroupedZ, PackedU};
+use super::plan::{BLOCK, GROUP, LOW_RANK_TILE, Place, Plan, TILE, Window, dispatch, run, sum_parts};
+use super::products::{Products, pad_z, transpose_u};
+use super::scratch::{ROWS, Scratch, Source};
+use super::silu::SiluGrad;
+use super::sums::{AFTER, BEFORE, TapSums};
+use super::tap_grads::{HeadGrad, StaticGrad};
+use super::taps::{Block, HeadTaps, StaticTaps, Taps};
 
 /// At most about this many tasks, each with a dU of its own, with a low-rank filter.
 const LOW_RANK_TASKS: usize = 16;
@@ -34,9 +32,9 @@ pub(super) fn backward(plan: &Plan, output: OutputGrad, grad: InputGrad) {
         FilterGrad::HeadWise { dweight, dstatic_w } => (Some(dweight), None, None, dstatic_w),
         FilterGrad::LowRank { dz, du, dstatic_w } => (None, Some(dz), Some(du), dstatic_w),
     };
-    let (packed_u, transposed_u) = match plan.filter {
-        Filter::LowRank { u, .. } => (pack_u(plan, u, rank), transpose_u(plan, u, rank)),
-        _ => (Vec::new(), Vec::new()),
+    let transposed_u = match plan.filter {
+        Filter::LowRank { u, .. } => transpose_u(u, rank, plan.width),
+        _ => Vec::new(),
     };
     let mut du_parts = vec![0.0; tasks * rank * taps];
     let mut dstatic_parts = vec![0.0; if dstatic_w.is_some() { tasks * taps } else { 0 }];
@@ -63,7 +61,6 @@ pub(super) fn backward(plan: &Plan, output: OutputGrad, grad: InputGrad) {
             plan,
             dy: output.dy,
             dfinal_state: output.dfinal_state,
-            packed_u: &packed_u,
             transposed_u: &transposed_u,
             tokens,
             sequences: first_sequence..end_sequence,
@@ -76,12 +73,12 @@ pub(super) fn backward(plan: &Plan, output: OutputGrad, grad: InputGrad) {
         });
         first_sequence = end_sequence;
     }
-    run(list);
+    run(list, BackwardTask::run);
     if let Some(du) = du {
-        partials::sum(&du_parts, du);
+        sum_parts(&du_parts, du);
     }
     if let Some(dstatic_w) = dstatic_w {
-        partials::sum(&dstatic_parts, dstatic_w);
+        sum_parts(&dstatic_parts, dstatic_w);
     }
 }
 
@@ -89,7 +86,6 @@ struct BackwardTask<'a> {
     plan: &'a Plan<'a>,
     dy: Rows<'a>,
     dfinal_state: Option<&'a [f32]>,
-    packed_u: &'a [f32],
     transposed_u: &'a [f32],
     tokens: Range<usize>,
     /// The sequences that start in `tokens`; for the last task also the empty ones after them.
@@ -114,65 +110,59 @@ struct Cotangent<'a> {
 }
 
 impl Cotangent<'_> {
-    #[inline(always)]
     fn row(&self, token: usize) -> &[f32] {
         self.rows.row(token - self.first, self.columns.clone())
     }
+
+    /// The rows of `count` tokens.
+    fn window<'w>(&'w self, token: usize, count: usize, window: &'w mut Window<'w>) -> &'w [&'w [f32]] {
+        window[..count].iter_mut().enumerate().for_each(|(n, row)| *row = self.row(token + n));
+        &window[..count]
+    }
 }
 
-impl WithSimd for BackwardTask<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, s: S) {
+impl BackwardTask<'_> {
+    fn run(mut self) {
         let plan = self.plan;
         let (d, width) = (plan.d, plan.width);
         match plan.filter {
             Filter::Static { w } => {
                 for tile in plan.tiles(TILE, 1) {
-                    self.tile(s, &mut StaticTaps { w, d, tile: tile.clone() }, &tile, None);
+                    self.tile(StaticTaps { w, d, tile: tile.clone() }, &tile, None);
                 }
             }
-            Filter::HeadWise { weight, head_size, static_w } if head_size % S::F32_LANES == 0 => {
+            Filter::HeadWise { weight, head_size, static_w } if head_size % LANES == 0 => {
                 for tile in plan.tiles(TILE, head_size) {
-                    let mut taps = HeadTaps { weight, head_size, static_w, d, width, tile: tile.clone() };
-                    self.tile(s, &mut taps, &tile, None);
+                    let fixed = StaticTaps::part(static_w, d, &tile);
+                    self.tile(HeadTaps { weight, head_size, fixed, width, start: tile.start }, &tile, None);
                 }
             }
             Filter::HeadWise { weight, head_size, static_w } => {
-                for tile in plan.tiles(PACKED_TILE, head_size) {
-                    let mut taps = SpreadTaps::new(weight, head_size, static_w, d, width, tile.clone());
-                    self.tile(s, &mut taps, &tile, None);
+                for tile in plan.tiles(TILE, head_size) {
+                    let source = Source::Heads { weight, head_size, fixed: StaticTaps::part(static_w, d, &tile) };
+                    self.tile(Scratch::new(width, tile.clone(), source), &tile, None);
                 }
             }
-            Filter::LowRank { z, rank, static_w, .. } => {
-                let (u, first) = (self.packed_u, self.tokens.start);
+            Filter::LowRank { z, u, rank, static_w } => {
+                // A whole group of the tokens after the task is as cheap as one.
                 let end = (self.tokens.end + GROUP).min(plan.tokens);
-                let z_of_groups = pack_z(z, rank, first..end);
-                let z_of_rows = pad_z(z, rank, self.tokens.clone());
-                for tile in plan.tiles(PACKED_TILE, 1) {
-                    let taps = LowRankTaps { z: &z_of_groups, u, rank, static_w, d, width, first, tile: tile.clone() };
-                    let mut products = Products::new(tile.len(), width, rank);
-                    self.tile(s, &mut KeptTaps::new(taps, end), &tile, Some((&mut products, &z_of_rows)));
+                let z_rows = pad_z(z, rank, self.tokens.clone());
+                let z = &GroupedZ::new(z, rank, self.tokens.start..end);
+                for tile in plan.tiles(LOW_RANK_TILE, 1) {
+                    let mut products = Products::new(rank, width, tile.clone(), &z_rows, self.transposed_u);
+                    let u = PackedU::new(u, rank, width, &tile);
+                    let source = Source::LowRank { z, u, fixed: StaticTaps::part(static_w, d, &tile) };
+                    self.tile(Scratch::new(width, tile.clone(), source), &tile, Some(&mut products));
                     if let Some(du) = &mut self.du {
-                        products.write_du(plan, du, &tile);
+                        products.write_du(d, du);
                     }
                 }
             }
         }
     }
-}
 
-impl BackwardTask<'_> {
-    /// All gradients of the task's tokens in a tile. `low_rank` is the tile's products and the tokens' padded z.
-    #[inline(always)]
-    fn tile<S: Simd>(
-        &mut self,
-        s: S,
-        taps: &mut impl Taps,
-        tile: &Range<usize>,
-        mut low_rank: Option<(&mut Products, &[f32])>,
-    ) {
+    /// All gradients of the task's tokens in a tile.
+    fn tile(&mut self, mut taps: impl Taps, tile: &Range<usize>, mut products: Option<&mut Products>) {
         let plan = self.plan;
         // With the activation, g of the block and the tokens after it.
         let mut buffer = if plan.options.silu { vec![0.0; ROWS * tile.len()] } else { Vec::new() };
@@ -180,112 +170,112 @@ impl BackwardTask<'_> {
             let end = (start + BLOCK).min(self.tokens.end);
             let after = (plan.width - 1).min(plan.tokens - end);
             let block = Block { tokens: start..end, after, newest: end == self.tokens.end };
-            taps.prepare(s, &block);
+            taps.prepare(plan.arch, &block);
             let mut g = Cotangent { rows: self.dy, first: 0, columns: tile.clone() };
             if plan.options.silu {
-                self.cotangent(s, taps, &block, tile, &mut buffer);
+                self.cotangent(&taps, &block, tile, &mut buffer);
                 g = Cotangent { rows: Rows::packed(&buffer, tile.len()), first: start, columns: 0..tile.len() };
             }
-            let mut token = start;
-            while token + GROUP <= end {
-                self.group::<S, GROUP>(s, taps, &g, token, tile, &mut low_rank, token - start);
-                token += GROUP;
+            let mut left = block.tokens.clone();
+            while !left.is_empty() {
+                let tokens = left.start..left.start + plan.together(&left);
+                self.input_grad(&taps, &g, tokens.clone(), tile);
+                self.tap_grad(&g, tokens.clone(), tile, products.as_deref_mut(), tokens.start - start);
+                left.start = tokens.end;
             }
-            while token < end {
-                self.group::<S, 1>(s, taps, &g, token, tile, &mut low_rank, token - start);
-                token += 1;
-            }
-            self.initial_state(s, taps, &g, &block, tile);
-            if let Some((products, z)) = &mut low_rank {
-                let row = start - self.tokens.start;
-                products.add_du(s, z, row, end - start);
-                if let Some(dz) = &mut self.dz {
-                    products.dz(s, self.transposed_u, tile, row, end - start, dz);
-                }
+            self.initial_state(&taps, &g, &block, tile);
+            if let (Some(products), Some(dz)) = (&mut products, &mut self.dz) {
+                products.add(plan.arch, start - self.tokens.start, end - start, dz);
             }
         }
     }
 
     /// g = dy silu'(conv(x)) of a block and the tokens after it.
-    #[inline(always)]
-    fn cotangent<S: Simd>(&self, s: S, taps: &impl Taps, block: &Block, tile: &Range<usize>, buffer: &mut [f32]) {
-        let (plan, len) = (self.plan, tile.len());
+    fn cotangent(&self, taps: &impl Taps, block: &Block, tile: &Range<usize>, buffer: &mut [f32]) {
+        let len = tile.len();
         if !block.newest {
             buffer.copy_within(0..block.after * len, block.tokens.len() * len);
         }
-        let fresh = block.fresh();
+        let plan = self.plan;
+        let mut left = block.fresh();
         let mut rows = buffer.chunks_exact_mut(len);
-        let mut next = || rows.next().expect("one row per token");
-        let mut token = fresh.start;
-        while token + GROUP <= fresh.end {
-            let mut out: [_; GROUP] = std::array::from_fn(|_| next());
-            convolution(s, plan, taps, token, tile, false, &mut out);
-            for (i, out) in out.into_iter().enumerate() {
-                silu_grad(out, self.dy.row(token + i, tile.clone()));
+        while !left.is_empty() {
+            let (token, count) = (left.start, plan.together(&left));
+            let mut g: [&mut [f32]; BLOCK] = Default::default();
+            g[..count].iter_mut().zip(&mut rows).for_each(|(g, row)| *g = row);
+            let g = &mut g[..count];
+            let mut window = Window::default();
+            let window = plan.x_window(token, count, tile, &mut window);
+            let ks = 0..plan.width;
+            dispatch(plan.arch, TapSums::<_, BEFORE> { taps, token, ks, window, extra: None, out: g });
+            for (i, row) in g.iter_mut().enumerate() {
+                let dy = self.dy.row(token + i, tile.clone());
+                dispatch(plan.arch, SiluGrad { row, dy });
             }
-            token += GROUP;
-        }
-        while token < fresh.end {
-            let mut out = [next()];
-            convolution(s, plan, taps, token, tile, false, &mut out);
-            silu_grad(out[0], self.dy.row(token, tile.clone()));
-            token += 1;
+            left.start += count;
         }
     }
 
-    /// dx and the gradients of the taps of `N` tokens in a tile.
-    #[inline(always)]
-    fn group<S: Simd, const N: usize>(
+    /// dx of a few tokens of one sequence in a tile.
+    fn input_grad(&mut self, taps: &impl Taps, g: &Cotangent, tokens: Range<usize>, tile: &Range<usize>) {
+        let (plan, width, token) = (self.plan, self.plan.width, tokens.start);
+        let mut dx: [&mut [f32]; BLOCK] = Default::default();
+        let rows = self.dx.data.chunks_mut(self.dx.stride).skip(token - self.tokens.start);
+        dx[..tokens.len()].iter_mut().zip(rows).for_each(|(dx, row)| *dx = &mut row[tile.clone()]);
+        let mut dy = [&[][..]; BLOCK];
+        dy[..tokens.len()].iter_mut().enumerate().for_each(|(i, dy)| *dy = self.dy.row(token + i, tile.clone()));
+
+        // The tokens that meet all taps, then those whose last taps are past the end of the sequence.
+        let Place { sequence, left, .. } = plan.places[token];
+        let whole = tokens.len().min((left + 1).saturating_sub(width));
+        let rest = (whole..tokens.len()).map(|i| (i..i + 1, width.min(left - i)));
+        for (at, taps_left) in (whole > 0).then_some((0..whole, width)).into_iter().chain(rest) {
+            let (token, out) = (token + at.start, &mut dx[at.clone()]);
+            let mut window = Window::default();
+            let window = g.window(token, at.len() + taps_left - 1, &mut window);
+            let extra = plan.options.residual.then_some(&dy[at.clone()]);
+            dispatch(plan.arch, TapSums::<_, AFTER> { taps, token, ks: 0..taps_left, window, extra, out });
+        }
+        for i in whole..tokens.len() {
+            if left - i < width {
+                add_final_state(plan, self.dfinal_state, sequence, width - 1 - (left - i), tile, dx[i]);
+            }
+        }
+    }
+
+    /// Gradients of the taps of a few tokens of one sequence in a tile.
+    fn tap_grad(
         &mut self,
-        s: S,
-        taps: &impl Taps,
         g: &Cotangent,
-        token: usize,
+        tokens: Range<usize>,
         tile: &Range<usize>,
-        low_rank: &mut Option<(&mut Products, &[f32])>,
+        products: Option<&mut Products>,
         block_row: usize,
     ) {
-        let plan = self.plan;
-        let (first, stride) = (token - self.tokens.start, self.dx.stride);
-        let mut dx = self.dx.data.chunks_mut(stride).skip(first).map(|row| &mut row[tile.clone()]);
-        let mut dx: [_; N] = std::array::from_fn(|_| dx.next().expect("one row per token"));
-        let residual = plan.options.residual.then_some((self.dy, tile.start));
-        if plan.places[token..token + N].iter().all(|place| place.left >= plan.width) {
-            gather(s, taps, g, token, 0..plan.width, residual, &mut dx);
-        } else {
-            for (i, dx) in dx.into_iter().enumerate() {
-                let place = plan.places[token + i];
-                gather(s, taps, g, token + i, 0..plan.width.min(place.left), residual, &mut [&mut *dx]);
-                if place.left < plan.width {
-                    let j = plan.width - 1 - place.left;
-                    add_final_state(plan, self.dfinal_state, place.sequence, j, tile, dx);
-                }
-            }
-        }
-
-        let x = plan.x_rows::<N>(token, tile);
-        let g: [_; N] = std::array::from_fn(|n| g.row(token + n));
+        let (plan, arch, width) = (self.plan, self.plan.arch, self.plan.width);
+        let (token, count) = (tokens.start, tokens.len());
+        let (mut window, mut rows) = (Window::default(), Window::default());
+        let window = plan.x_window(token, count, tile, &mut window);
+        let g = g.window(token, count, &mut rows);
         if let Some(dw) = &mut self.dstatic_w {
-            add_static(s, dw, plan.d, tile.start, &g, &x);
+            dispatch(arch, StaticGrad { dw, width, start: tile.start, g, window });
         }
         if let Some(rows) = &mut self.dweight {
-            let (width, size) = (plan.width, plan.filter.head_size());
-            for n in 0..N {
-                let row =
-                    &mut rows.data[(first + n) * rows.stride..][tile.start / size * width..tile.end / size * width];
-                dweight(s, row, width, size, g[n], &x[n]);
-            }
+            let (head_size, stride) = (plan.filter.head_size(), rows.stride);
+            let first = (token - self.tokens.start) * stride + tile.start / head_size * width;
+            dispatch(arch, HeadGrad { dweight: &mut rows.data[first..], stride, width, head_size, g, window });
         }
-        if let Some((products, _)) = low_rank {
-            products.fill(s, block_row, &g, &x);
+        if let Some(products) = products {
+            products.fill(arch, block_row, g, window);
         }
     }
 
     /// Gradients of the initial states of the sequences that start in the block.
-    #[inline(always)]
-    fn initial_state<S: Simd>(&mut self, s: S, taps: &impl Taps, g: &Cotangent, block: &Block, tile: &Range<usize>) {
+    fn initial_state(&mut self, taps: &impl Taps, g: &Cotangent, block: &Block, tile: &Range<usize>) {
         let (plan, rows) = (self.plan, self.plan.width - 1);
-        let Some(state) = self.dinitial_state.take() else { return };
+        let Some(state) = &mut self.dinitial_state else {
+            return;
+        };
         for (i, sequence) in self.sequences.clone().enumerate() {
             let (start, end) = (plan.bounds[sequence], plan.bounds[sequence + 1]);
             // Empty sequences after the last token belong to the last block.
@@ -296,19 +286,20 @@ impl BackwardTask<'_> {
             for j in 0..rows {
                 let row = &mut state[(i * rows + j) * plan.d..][tile.clone()];
                 // The state's row j is the input W - 1 - j before the first token, and meets it in that tap.
-                let taps_of_row = rows - j..plan.width.min(rows - j + end - start);
-                gather(s, taps, g, start, taps_of_row, None, &mut [&mut *row]);
+                let ks = rows - j..plan.width.min(rows - j + end - start);
+                let mut window = Window::default();
+                let window = g.window(start, ks.len(), &mut window);
+                let out = &mut [&mut *row];
+                dispatch(plan.arch, TapSums::<_, AFTER> { taps, token: start, ks, window, extra: None, out });
                 if let Some(j) = j.checked_sub(end - start) {
                     add_final_state(plan, self.dfinal_state, sequence, j, tile, row);
                 }
             }
         }
-        self.dinitial_state = Some(state);
     }
 }
 
 /// Adds the gradient of row `j` of a sequence's final state.
-#[inline(always)]
 fn add_final_state(
     plan: &Plan,
     state: Option<&[f32]>,
@@ -319,39 +310,6 @@ fn add_final_state(
 ) {
     if let Some(state) = state {
         let row = &state[(sequence * (plan.width - 1) + j) * plan.d..][tile.clone()];
-        for (out, row) in out.iter_mut().zip(row) {
-            *out += row;
-        }
-    }
-}
-
-/// out = sum of taps[t + k - first tap][k] g[t + k - first tap] over the `ks` (+ dy) of `N` rows from token t on: the
-/// gradient of the input that meets token t in the first tap.
-#[inline(always)]
-fn gather<S: Simd, const N: usize>(
-    s: S,
-    taps: &impl Taps,
-    g: &Cotangent,
-    token: usize,
-    ks: Range<usize>,
-    residual: Option<(Rows, usize)>,
-    out: &mut [&mut [f32]; N],
-) {
-    let len = out[0].len();
-    for i in (0..len).step_by(S::F32_LANES) {
-        let mut sum = [s.splat_f32s(0.0); N];
-        if let Some((dy, start)) = residual {
-            sum = std::array::from_fn(|n| load(s, dy.row(token + n, start..start + len), i));
-        }
-        for k in ks.clone() {
-            let from = token + k - ks.start;
-            let taps = taps.taps::<S, N>(s, from, k, i);
-            for n in 0..N {
-                sum[n] = add_mul(s, sum[n], taps[n], load(s, g.row(from + n), i));
-            }
-        }
-        for n in 0..N {
-            store(s, out[n], i, sum[n]);
-        }
+        out.iter_mut().zip(row).for_each(|(out, row)| *out += row);
     }
 }

@@ -107,7 +107,9 @@ impl Check {
 
     /// The number of sequences.
     fn sequences(&self, cu_seqlens: Option<&[usize]>) -> Result<usize> {
-        let Some(bounds) = cu_seqlens else { return Ok(self.shape.batch) };
+        let Some(bounds) = cu_seqlens else {
+            return Ok(self.shape.batch);
+        };
         let fail = |what, remedy| Err(Error::Argument { op: self.op, what, remedy });
         if self.shape.batch != 1 {
             let what = format!("cu_seqlens with batch = {}", self.shape.batch);
@@ -158,7 +160,7 @@ impl Check {
                 remedy: "pass a stride of at least the row width",
             });
         }
-        let expected = self.product(&[self.tokens - 1, stride])?.checked_add(columns).unwrap_or(usize::MAX);
+        let expected = self.product(&[self.tokens - 1, stride])?.saturating_add(columns);
         if found >= expected {
             return Ok(());
         }

@@ -2,20 +2,25 @@
 
 use std::ops::Range;
 
-use pulp::WithSimd;
+use pulp::{Arch, WithSimd};
 use rayon::prelude::*;
 
 use super::MAX_WIDTH;
 use super::args::{Filter, Input, Options, Rows, RowsMut, Shape};
 
-/// Tokens whose sums are kept in registers together.
+/// Tokens whose products with U are kept in registers together.
 pub(super) const GROUP: usize = 8;
-/// Tokens of a block: its rows in a tile stay in the second-level cache.
-pub(super) const BLOCK: usize = 32;
+/// Tokens of a block, a multiple of [`GROUP`]: what is kept of a block in a tile stays near the core.
+pub(super) const BLOCK: usize = 16;
 /// Channels of a tile.
-pub(super) const TILE: usize = 512;
-/// Channels of a tile with taps in a buffer or packed operands.
-pub(super) const PACKED_TILE: usize = 64;
+pub(super) const TILE: usize = 256;
+/// Channels of a tile with a low-rank filter: U and dU of a tile stay near the core too. A multiple of 16.
+pub(super) const LOW_RANK_TILE: usize = 64;
+/// Taps of the width whose loops are unrolled: the paper's.
+pub(super) const UNROLLED: usize = 4;
+
+/// Rows of one tile for up to a block of tokens and every tap.
+pub(super) type Window<'a> = [&'a [f32]; BLOCK + MAX_WIDTH - 1];
 
 /// Where a token stands in its sequence.
 #[derive(Clone, Copy)]
@@ -29,6 +34,8 @@ pub(super) struct Place {
 
 /// The checked arguments of one call. Tokens are numbered through the batch.
 pub(super) struct Plan<'a> {
+    /// The machine's widest vectors.
+    pub(super) arch: Arch,
     pub(super) tokens: usize,
     pub(super) d: usize,
     pub(super) width: usize,
@@ -54,6 +61,7 @@ impl<'a> Plan<'a> {
             places.extend((0..len).map(|before| Place { sequence, before, left: len - before }));
         }
         Self {
+            arch: Arch::new(),
             tokens: shape.batch * shape.len,
             d: shape.d,
             width: shape.width,
@@ -67,26 +75,29 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// x[token - k], from the initial state (or zero) before the sequence's first token.
-    #[inline(always)]
-    pub(super) fn x_before(&self, token: usize, k: usize, channels: Range<usize>) -> &[f32] {
-        let place = self.places[token];
-        if k <= place.before {
-            return self.x.row(token - k, channels);
+    /// The rows x[token - (W - 1)], ..., x[token + count - 1] in a tile, for `count` tokens of one sequence: what
+    /// comes before the sequence's first token is read from the initial state, or is zero.
+    pub(super) fn x_window<'w>(
+        &'w self,
+        token: usize,
+        count: usize,
+        tile: &Range<usize>,
+        window: &'w mut Window<'w>,
+    ) -> &'w [&'w [f32]] {
+        let Place { sequence, before, .. } = self.places[token];
+        let window = &mut window[..count + self.width - 1];
+        for (j, row) in window.iter_mut().enumerate() {
+            *row = match (before + j).checked_sub(self.width - 1) {
+                Some(offset) => self.x.row(token - before + offset, tile.clone()),
+                None => self.state_row(sequence, before + j, tile.clone()),
+            };
         }
-        self.state_row(place.sequence, self.width - 1 + place.before - k, channels)
+        window
     }
 
-    /// The rows x[token + i - k] of `N` tokens and every tap k.
-    #[inline(always)]
-    pub(super) fn x_rows<const N: usize>(&self, token: usize, channels: &Range<usize>) -> [[&[f32]; MAX_WIDTH]; N] {
-        let mut rows = [[&[][..]; MAX_WIDTH]; N];
-        for (i, rows) in rows.iter_mut().enumerate() {
-            for (k, row) in rows[..self.width].iter_mut().enumerate() {
-                *row = self.x_before(token + i, k, channels.clone());
-            }
-        }
-        rows
+    /// How many of the `tokens`, at most a block, are of the first one's sequence.
+    pub(super) fn together(&self, tokens: &Range<usize>) -> usize {
+        BLOCK.min(tokens.len()).min(self.places[tokens.start].left)
     }
 
     /// Row `j` of the initial state of a sequence: its input at position j - (W - 1).
@@ -138,12 +149,30 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Runs the tasks of one call, each compiled for the machine's widest vectors.
-pub(super) fn run<T: WithSimd + Send>(mut tasks: Vec<T>) {
+/// Runs `op` compiled for `arch`: a function of its own, where the caller is not.
+#[inline(never)]
+pub(super) fn dispatch<T: WithSimd>(arch: Arch, op: T) -> T::Output {
+    arch.dispatch(op)
+}
+
+/// Runs the tasks of one call.
+pub(super) fn run<T: Send>(mut tasks: Vec<T>, task: impl Fn(T) + Sync + Send) {
     // One task is run here: handing it to the pool costs more than a small one takes.
     if tasks.len() == 1 {
-        tasks.drain(..).for_each(|task| drop(pulp::Arch::new().dispatch(task)));
+        tasks.drain(..).for_each(task);
     } else {
-        tasks.into_par_iter().for_each(|task| drop(pulp::Arch::new().dispatch(task)));
+        tasks.into_par_iter().for_each(task);
     }
+}
+
+/// `out` = the sum of the parts of its length that follow each other in `parts`, added in order.
+pub(super) fn sum_parts(parts: &[f32], out: &mut [f32]) {
+    const STEP: usize = 4096;
+    let len = out.len();
+    out.par_chunks_mut(STEP).enumerate().for_each(|(i, out)| {
+        let columns = i * STEP..i * STEP + out.len();
+        let mut parts = parts.chunks_exact(len).map(|part| &part[columns.clone()]);
+        out.copy_from_slice(parts.next().expect("one part per task"));
+        parts.for_each(|part| out.iter_mut().zip(part).for_each(|(out, part)| *out += part));
+    });
 }

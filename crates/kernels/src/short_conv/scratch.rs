@@ -1,152 +1,114 @@
-//! Taps of a block of tokens and a tile of channels kept in a buffer: for head sizes that no vector fits, and for the
-//! low-rank backward, which uses each tap more than once.
+//! Taps of a block of tokens and a tile of channels kept in a buffer: head-wise ones where no vector fits a head, and
+//! low-rank ones.
 
 use std::ops::Range;
 
-use pulp::Simd;
+use pulp::{Arch, Simd};
 
 use super::args::Rows;
-use super::lanes::{LANES, load, store};
-use super::plan::{BLOCK, GROUP};
-use super::taps::{Block, LowRankTaps, Taps};
+use super::lanes::{LANES, load_set};
+use super::low_rank::{GroupedZ, PackedU, TapProduct};
+use super::plan::{BLOCK, GROUP, dispatch};
+use super::taps::{Block, StaticTaps, Taps};
 
 /// Rows of a buffer: a block and the tokens after it, in whole groups.
 pub(super) const ROWS: usize = BLOCK + GROUP;
 
-/// Taps by groups of channels: `[tile / 16, W, ROWS, 16]`.
-struct Scratch {
+/// The taps of a block.
+pub(super) struct Scratch<'a> {
+    /// `[ROWS, W, channels]`, channels rounded up to 16.
     data: Vec<f32>,
     width: usize,
+    channels: usize,
+    tile: Range<usize>,
     /// The token of row 0.
     first: usize,
+    source: Source<'a>,
 }
 
-impl Scratch {
-    fn new(channels: usize, width: usize) -> Self {
-        Self { data: vec![0.0; channels.div_ceil(LANES) * width * ROWS * LANES], width, first: 0 }
-    }
+/// Where the taps of a block come from.
+pub(super) enum Source<'a> {
+    /// Head-wise taps, spread over their channels. The tile starts and ends between heads.
+    Heads { weight: Rows<'a>, head_size: usize, fixed: Option<StaticTaps<'a>> },
+    /// Low-rank taps.
+    LowRank { z: &'a GroupedZ<'a>, u: PackedU, fixed: Option<StaticTaps<'a>> },
+}
 
-    #[inline(always)]
-    fn index(&self, token: usize, k: usize, i: usize) -> usize {
-        ((i / LANES * self.width + k) * ROWS + token - self.first) * LANES + i % LANES
+impl<'a> Scratch<'a> {
+    pub(super) fn new(width: usize, tile: Range<usize>, source: Source<'a>) -> Self {
+        let channels = tile.len().next_multiple_of(LANES);
+        Self { data: vec![0.0; ROWS * width * channels], width, channels, tile, first: 0, source }
     }
+}
 
-    /// Makes the block's first token row 0, and moves the rows of the tokens after it, which were the first ones of
-    /// the block before, to their places.
-    #[inline(always)]
-    fn advance(&mut self, block: &Block) {
+impl Taps for Scratch<'_> {
+    /// Makes the block's first token row 0, moves the rows of the tokens after the block, which were the first ones of
+    /// the block before, to their places, and computes the others.
+    fn prepare(&mut self, arch: Arch, block: &Block) {
+        let row = self.width * self.channels;
         if !block.newest {
-            for rows in self.data.chunks_exact_mut(ROWS * LANES) {
-                rows.copy_within(0..block.after * LANES, block.tokens.len() * LANES);
-            }
+            self.data.copy_within(0..block.after * row, block.tokens.len() * row);
         }
         self.first = block.tokens.start;
-    }
-
-    /// Tap `k` of `N` tokens at channels `i..` of the tile.
-    #[inline(always)]
-    fn taps<S: Simd, const N: usize>(&self, s: S, token: usize, k: usize, i: usize) -> [S::f32s; N] {
-        let rows = &self.data[self.index(token, k, i)..][..(N - 1) * LANES + S::F32_LANES];
-        std::array::from_fn(|n| load(s, &rows[n * LANES..][..S::F32_LANES], 0))
-    }
-}
-
-/// Head-wise taps spread over their channels.
-pub(super) struct SpreadTaps<'a> {
-    scratch: Scratch,
-    weight: Rows<'a>,
-    head_size: usize,
-    static_w: Option<&'a [f32]>,
-    d: usize,
-    /// Starts and ends between heads.
-    tile: Range<usize>,
-}
-
-impl<'a> SpreadTaps<'a> {
-    pub(super) fn new(
-        weight: Rows<'a>,
-        head_size: usize,
-        static_w: Option<&'a [f32]>,
-        d: usize,
-        width: usize,
-        tile: Range<usize>,
-    ) -> Self {
-        Self { scratch: Scratch::new(tile.len(), width), weight, head_size, static_w, d, tile }
-    }
-}
-
-impl Taps for SpreadTaps<'_> {
-    #[inline(always)]
-    fn prepare<S: Simd>(&mut self, _s: S, block: &Block) {
-        self.scratch.advance(block);
-        let (width, size) = (self.scratch.width, self.head_size);
-        let columns = self.tile.start / size * width..self.tile.end / size * width;
-        for token in block.fresh() {
-            let weight = self.weight.row(token, columns.clone());
-            for (head, weight) in weight.chunks_exact(width).enumerate() {
-                for (k, &weight) in weight.iter().enumerate() {
-                    for i in head * size..(head + 1) * size {
-                        let fixed = self.static_w.map_or(0.0, |w| w[k * self.d + self.tile.start + i]);
-                        let at = self.scratch.index(token, k, i);
-                        self.scratch.data[at] = weight + fixed;
+        let fresh = block.fresh();
+        match &self.source {
+            Source::Heads { weight, head_size, fixed } => {
+                let heads = self.tile.start / head_size * self.width..self.tile.end / head_size * self.width;
+                for (token, out) in fresh.zip(self.data.chunks_exact_mut(row)) {
+                    spread(out, weight.row(token, heads.clone()), self.width, self.channels, *head_size);
+                    for (k, out) in out.chunks_exact_mut(self.channels).enumerate() {
+                        if let Some(fixed) = fixed {
+                            out.iter_mut().zip(fixed.row(k)).for_each(|(out, w)| *out += w);
+                        }
                     }
                 }
             }
-        }
-    }
-
-    #[inline(always)]
-    fn taps<S: Simd, const N: usize>(&self, s: S, token: usize, k: usize, i: usize) -> [S::f32s; N] {
-        self.scratch.taps(s, token, k, i)
-    }
-}
-
-/// Low-rank taps, computed once per token.
-pub(super) struct KeptTaps<'a> {
-    scratch: Scratch,
-    taps: LowRankTaps<'a>,
-    /// The end of the tokens whose z is packed: a whole group after the task is as cheap as one token.
-    end: usize,
-}
-
-impl<'a> KeptTaps<'a> {
-    pub(super) fn new(taps: LowRankTaps<'a>, end: usize) -> Self {
-        Self { scratch: Scratch::new(taps.tile.len(), taps.width), taps, end }
-    }
-
-    #[inline(always)]
-    fn compute<S: Simd, const N: usize>(&mut self, s: S, token: usize) {
-        for i in (0..self.taps.tile.len()).step_by(S::F32_LANES) {
-            for k in 0..self.taps.width {
-                let at = self.scratch.index(token, k, i);
-                let taps = self.taps.taps::<S, N>(s, token, k, i);
-                for n in 0..N {
-                    store(s, &mut self.scratch.data[at + n * LANES..][..S::F32_LANES], 0, taps[n]);
-                }
+            Source::LowRank { z, u, fixed } => {
+                let fixed = fixed.as_ref();
+                let (data, channels) = (&mut self.data[..], self.tile.len());
+                dispatch(arch, TapProduct { z, u, fixed, data, row, channels, tokens: z.in_groups(fresh) });
             }
         }
     }
-}
 
-impl Taps for KeptTaps<'_> {
     #[inline(always)]
-    fn prepare<S: Simd>(&mut self, s: S, block: &Block) {
-        self.scratch.advance(block);
-        let fresh = block.fresh();
-        let end = if fresh.end > block.tokens.end { self.end } else { fresh.end };
-        let mut token = fresh.start;
-        while token + GROUP <= end {
-            self.compute::<S, GROUP>(s, token);
-            token += GROUP;
-        }
-        while token < end {
-            self.compute::<S, 1>(s, token);
-            token += 1;
-        }
+    fn fixed<S: Simd, const V: usize, const FULL: bool>(&self, s: S, _k: usize, _i: usize) -> [S::f32s; V] {
+        [s.splat_f32s(0.0); V]
     }
 
     #[inline(always)]
-    fn taps<S: Simd, const N: usize>(&self, s: S, token: usize, k: usize, i: usize) -> [S::f32s; N] {
-        self.scratch.taps(s, token, k, i)
+    fn tap<S: Simd, const V: usize>(
+        &self,
+        s: S,
+        _fixed: [S::f32s; V],
+        token: usize,
+        k: usize,
+        i: usize,
+    ) -> [S::f32s; V] {
+        load_set::<S, V, true>(s, &self.data, ((token - self.first) * self.width + k) * self.channels + i)
+    }
+}
+
+/// Spreads a token's `weight`, `[heads, W]`, to `out`, `[W, channels]`: each head's tap `size` times.
+fn spread(out: &mut [f32], weight: &[f32], width: usize, channels: usize, size: usize) {
+    fn fixed<const SIZE: usize>(out: &mut [f32], weight: &[f32], width: usize, channels: usize) {
+        for (head, taps) in weight.chunks_exact(width).enumerate() {
+            for (k, &tap) in taps.iter().enumerate() {
+                out[k * channels + head * SIZE..][..SIZE].copy_from_slice(&[tap; SIZE]);
+            }
+        }
+    }
+    match size {
+        1 => fixed::<1>(out, weight, width, channels),
+        2 => fixed::<2>(out, weight, width, channels),
+        4 => fixed::<4>(out, weight, width, channels),
+        8 => fixed::<8>(out, weight, width, channels),
+        _ => {
+            for (head, taps) in weight.chunks_exact(width).enumerate() {
+                for (k, &tap) in taps.iter().enumerate() {
+                    out[k * channels + head * size..][..size].fill(tap);
+                }
+            }
+        }
     }
 }

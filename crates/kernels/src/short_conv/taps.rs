@@ -1,11 +1,11 @@
-//! The taps of a few tokens in registers, from each kind of filter.
+//! The taps of a token in registers, from each kind of filter.
 
 use std::ops::Range;
 
-use pulp::Simd;
+use pulp::{Arch, Simd};
 
 use super::args::Rows;
-use super::lanes::{LANES, add_mul, load};
+use super::lanes::load_set;
 
 /// A block of a task's tokens. The backward goes from the last block to the first.
 pub(super) struct Block {
@@ -25,119 +25,112 @@ impl Block {
 
 /// Taps of a task's tokens in a tile of channels.
 pub(super) trait Taps {
+    /// Sets of vectors that lie in one head are worked on together.
+    const IN_HEADS: bool = false;
+
     /// Called before the taps of a block are used.
+    fn prepare(&mut self, _arch: Arch, _block: &Block) {}
+
+    /// How many vectors of `lanes` channels are worked on together: 1, 2 (in heads) or 4.
     #[inline(always)]
-    fn prepare<S: Simd>(&mut self, _s: S, _block: &Block) {}
+    fn vectors(&self, _lanes: usize) -> usize {
+        4
+    }
 
-    /// Tap `k` of `N` tokens from `token` on, at channels `i..` of the tile.
-    fn taps<S: Simd, const N: usize>(&self, s: S, token: usize, k: usize, i: usize) -> [S::f32s; N];
+    /// What tap `k` of all tokens has in common, at channels `i..` of the tile: whole vectors where `FULL`.
+    fn fixed<S: Simd, const V: usize, const FULL: bool>(&self, s: S, k: usize, i: usize) -> [S::f32s; V];
+
+    /// Tap `k` of a token, from its fixed part.
+    fn tap<S: Simd, const V: usize>(&self, s: S, fixed: [S::f32s; V], token: usize, k: usize, i: usize)
+    -> [S::f32s; V];
 }
 
-/// Row `k` of a `[W, D]` filter in a tile.
-#[inline(always)]
-fn static_row<'a>(w: &'a [f32], d: usize, k: usize, tile: &Range<usize>) -> &'a [f32] {
-    &w[k * d..][tile.clone()]
-}
-
-/// The static part of tap `k`, zero where there is none.
-#[inline(always)]
-fn static_part<S: Simd>(s: S, w: Option<&[f32]>, d: usize, k: usize, tile: &Range<usize>, i: usize) -> S::f32s {
-    w.map_or(s.splat_f32s(0.0), |w| load(s, static_row(w, d, k, tile), i))
-}
-
-/// The same taps for every token.
+/// A `[W, D]` filter in a tile: the same taps for every token.
 pub(super) struct StaticTaps<'a> {
     pub(super) w: &'a [f32],
     pub(super) d: usize,
     pub(super) tile: Range<usize>,
 }
 
-impl Taps for StaticTaps<'_> {
+impl<'a> StaticTaps<'a> {
+    /// The static part of a dynamic filter.
+    pub(super) fn part(w: Option<&'a [f32]>, d: usize, tile: &Range<usize>) -> Option<Self> {
+        w.map(|w| Self { w, d, tile: tile.clone() })
+    }
+
+    /// Tap `k` of the tile.
     #[inline(always)]
-    fn taps<S: Simd, const N: usize>(&self, s: S, _token: usize, k: usize, i: usize) -> [S::f32s; N] {
-        [load(s, static_row(self.w, self.d, k, &self.tile), i); N]
+    pub(super) fn row(&self, k: usize) -> &[f32] {
+        &self.w[k * self.d..][self.tile.clone()]
     }
 }
 
-/// Head-wise taps, read in place. The head size is a multiple of the vector length: a vector lies within a head.
+impl Taps for StaticTaps<'_> {
+    #[inline(always)]
+    fn fixed<S: Simd, const V: usize, const FULL: bool>(&self, s: S, k: usize, i: usize) -> [S::f32s; V] {
+        load_set::<S, V, FULL>(s, self.row(k), i)
+    }
+
+    #[inline(always)]
+    fn tap<S: Simd, const V: usize>(
+        &self,
+        _s: S,
+        fixed: [S::f32s; V],
+        _token: usize,
+        _k: usize,
+        _i: usize,
+    ) -> [S::f32s; V] {
+        fixed
+    }
+}
+
+/// Head-wise taps, read in place. The head size is a multiple of 16, so that a vector lies within a head.
 pub(super) struct HeadTaps<'a> {
     pub(super) weight: Rows<'a>,
     pub(super) head_size: usize,
-    pub(super) static_w: Option<&'a [f32]>,
-    pub(super) d: usize,
+    pub(super) fixed: Option<StaticTaps<'a>>,
     pub(super) width: usize,
-    pub(super) tile: Range<usize>,
+    /// The tile's first channel.
+    pub(super) start: usize,
 }
 
 impl Taps for HeadTaps<'_> {
+    const IN_HEADS: bool = true;
+
     #[inline(always)]
-    fn taps<S: Simd, const N: usize>(&self, s: S, token: usize, k: usize, i: usize) -> [S::f32s; N] {
-        let head = (self.tile.start + i) / self.head_size;
-        let column = head * self.width + k;
-        let fixed = static_part(s, self.static_w, self.d, k, &self.tile, i);
-        std::array::from_fn(|n| {
-            let weight = self.weight.data[(token + n) * self.weight.stride + column];
-            s.add_f32s(s.splat_f32s(weight), fixed)
-        })
+    fn vectors(&self, lanes: usize) -> usize {
+        match self.head_size / lanes {
+            count if count % 4 == 0 => 4,
+            count if count % 2 == 0 => 2,
+            _ => 1,
+        }
     }
-}
 
-/// Low-rank taps z U, computed in registers from packed operands.
-pub(super) struct LowRankTaps<'a> {
-    /// z of the task's tokens, `[R, N]` for each group of N tokens.
-    pub(super) z: &'a [f32],
-    /// U by groups of channels: `[D / 16, W, R, 16]`.
-    pub(super) u: &'a [f32],
-    pub(super) rank: usize,
-    pub(super) static_w: Option<&'a [f32]>,
-    pub(super) d: usize,
-    pub(super) width: usize,
-    /// The first token of `z`.
-    pub(super) first: usize,
-    /// Starts at a multiple of 16.
-    pub(super) tile: Range<usize>,
-}
-
-impl Taps for LowRankTaps<'_> {
     #[inline(always)]
-    fn taps<S: Simd, const N: usize>(&self, s: S, token: usize, k: usize, i: usize) -> [S::f32s; N] {
-        let (group, lane) = ((self.tile.start + i) / LANES, i % LANES);
-        let z = &self.z[(token - self.first) * self.rank..][..self.rank * N];
-        let u = &self.u[(group * self.width + k) * self.rank * LANES..][..self.rank * LANES];
-        let mut sum = [static_part(s, self.static_w, self.d, k, &self.tile, i); N];
-        for (z, u) in z.as_chunks::<N>().0.iter().zip(u.as_chunks::<LANES>().0) {
-            let u = load(s, u, lane);
-            for n in 0..N {
-                sum[n] = add_mul(s, sum[n], s.splat_f32s(z[n]), u);
+    fn fixed<S: Simd, const V: usize, const FULL: bool>(&self, s: S, k: usize, i: usize) -> [S::f32s; V] {
+        match &self.fixed {
+            Some(fixed) => fixed.fixed::<S, V, FULL>(s, k, i),
+            None => [s.splat_f32s(0.0); V],
+        }
+    }
+
+    #[inline(always)]
+    fn tap<S: Simd, const V: usize>(
+        &self,
+        s: S,
+        fixed: [S::f32s; V],
+        token: usize,
+        k: usize,
+        i: usize,
+    ) -> [S::f32s; V] {
+        let head = (self.start + i) / self.head_size;
+        let dynamic = s.splat_f32s(self.weight.data[token * self.weight.stride + head * self.width + k]);
+        let mut tap = [dynamic; V];
+        if self.fixed.is_some() {
+            for v in 0..V {
+                tap[v] = s.add_f32s(dynamic, fixed[v]);
             }
         }
-        sum
-    }
-}
-
-/// Low-rank taps z U from the operands as they are: for a few tokens packing costs more than it saves.
-pub(super) struct UnpackedTaps<'a> {
-    pub(super) z: Rows<'a>,
-    /// `[R, W * D]`.
-    pub(super) u: &'a [f32],
-    pub(super) rank: usize,
-    pub(super) static_w: Option<&'a [f32]>,
-    pub(super) d: usize,
-    pub(super) width: usize,
-    pub(super) tile: Range<usize>,
-}
-
-impl Taps for UnpackedTaps<'_> {
-    #[inline(always)]
-    fn taps<S: Simd, const N: usize>(&self, s: S, token: usize, k: usize, i: usize) -> [S::f32s; N] {
-        let mut sum = [static_part(s, self.static_w, self.d, k, &self.tile, i); N];
-        for r in 0..self.rank {
-            let u = load(s, static_row(self.u, self.d, r * self.width + k, &self.tile), i);
-            for n in 0..N {
-                let z = self.z.data[(token + n) * self.z.stride + r];
-                sum[n] = add_mul(s, sum[n], s.splat_f32s(z), u);
-            }
-        }
-        sum
+        tap
     }
 }

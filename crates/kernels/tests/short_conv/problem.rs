@@ -6,7 +6,7 @@ use kernels::short_conv::{
 
 /// The kind of filter and its size.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Static,
     /// Head size.
     HeadWise(usize),
@@ -16,23 +16,23 @@ pub enum Kind {
 
 /// What a problem is made of.
 #[derive(Debug, Clone)]
-pub struct Spec {
-    pub shape: Shape,
-    pub kind: Kind,
-    pub with_static: bool,
-    pub options: Options,
-    pub cu_seqlens: Option<Vec<usize>>,
+pub(crate) struct Spec {
+    pub(crate) shape: Shape,
+    pub(crate) kind: Kind,
+    pub(crate) with_static: bool,
+    pub(crate) options: Options,
+    pub(crate) cu_seqlens: Option<Vec<usize>>,
     /// An initial state is given.
-    pub initial: bool,
+    pub(crate) initial: bool,
     /// A gradient of the final state is given.
-    pub dfinal: bool,
+    pub(crate) dfinal: bool,
     /// Elements between the rows of x, weight, z, y and their gradients.
-    pub gap: usize,
-    pub seed: u64,
+    pub(crate) gap: usize,
+    pub(crate) seed: u64,
 }
 
 impl Spec {
-    pub fn new(kind: Kind, batch: usize, len: usize, d: usize, width: usize) -> Self {
+    pub(crate) fn new(kind: Kind, batch: usize, len: usize, d: usize, width: usize) -> Self {
         Self {
             shape: Shape { batch, len, d, width },
             kind,
@@ -46,22 +46,22 @@ impl Spec {
         }
     }
 
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.shape.batch * self.shape.len
     }
 
     /// Bounds of the sequences among the tokens.
-    pub fn bounds(&self) -> Vec<usize> {
+    pub(crate) fn bounds(&self) -> Vec<usize> {
         let Shape { batch, len, .. } = self.shape;
         self.cu_seqlens.clone().unwrap_or_else(|| (0..=batch).map(|b| b * len).collect())
     }
 
-    pub fn state_len(&self) -> usize {
+    pub(crate) fn state_len(&self) -> usize {
         (self.bounds().len() - 1) * (self.shape.width - 1) * self.shape.d
     }
 
     /// Columns of a row of weight or z.
-    pub fn columns(&self) -> usize {
+    pub(crate) fn columns(&self) -> usize {
         match self.kind {
             Kind::Static => 0,
             Kind::HeadWise(size) => self.shape.d / size * self.shape.width,
@@ -71,14 +71,14 @@ impl Spec {
 }
 
 /// Named tensors without gaps, of one call or one reference.
-pub type Tensors<T> = Vec<(&'static str, Vec<T>)>;
+pub(crate) type Tensors<T> = Vec<(&'static str, Vec<T>)>;
 
-pub fn find<'a, T>(tensors: &'a Tensors<T>, name: &str) -> &'a [T] {
+pub(crate) fn find<'a, T>(tensors: &'a Tensors<T>, name: &str) -> &'a [T] {
     &tensors.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("no tensor {name}")).1
 }
 
 /// Uniform in -1..1 from a counter (splitmix64).
-pub fn random(seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
     let value = |i: u64| {
         let mut v = (seed << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         v = (v ^ v >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -90,7 +90,7 @@ pub fn random(seed: u64, len: usize) -> Vec<f32> {
 
 /// The operands of a spec, without gaps: x, dy and, where the spec has them, w, weight, z, u, static_w, initial_state,
 /// dfinal_state.
-pub fn operands(spec: &Spec) -> Tensors<f32> {
+pub(crate) fn operands(spec: &Spec) -> Tensors<f32> {
     let (n, taps) = (spec.tokens(), spec.shape.width * spec.shape.d);
     let mut list = vec![("x", n * spec.shape.d), ("dy", n * spec.shape.d)];
     match spec.kind {
@@ -133,7 +133,7 @@ fn gathered(data: &[f32], columns: usize, gap: usize) -> Vec<f32> {
 }
 
 /// Runs `forward` and `backward` on outputs poisoned with NaN.
-pub fn ours(spec: &Spec, operands: &Tensors<f32>) -> kernels::Result<Tensors<f32>> {
+pub(crate) fn ours(spec: &Spec, operands: &Tensors<f32>) -> kernels::Result<Tensors<f32>> {
     let (shape, options, n, d) = (spec.shape, spec.options, spec.tokens(), spec.shape.d);
     let optional = |name: &str| operands.iter().find(|(n, _)| *n == name).map(|(_, v)| &v[..]);
     let get = |name: &str| find(operands, name);
@@ -205,7 +205,7 @@ pub fn ours(spec: &Spec, operands: &Tensors<f32>) -> kernels::Result<Tensors<f32
 }
 
 /// |a - b| / |b| of each tensor, at most `limit`.
-pub fn check_close(spec: &Spec, ours: &Tensors<f32>, reference: &Tensors<f64>, limit: f64) {
+pub(crate) fn check_close(spec: &Spec, ours: &Tensors<f32>, reference: &Tensors<f64>, limit: f64) {
     assert_eq!(ours.len(), reference.len(), "{spec:?}");
     for (name, b) in reference {
         let a = find(ours, name);
@@ -218,7 +218,7 @@ pub fn check_close(spec: &Spec, ours: &Tensors<f32>, reference: &Tensors<f64>, l
 }
 
 /// The same bits in every tensor.
-pub fn check_same(spec: &Spec, a: &Tensors<f32>, b: &Tensors<f32>) {
+pub(crate) fn check_same(spec: &Spec, a: &Tensors<f32>, b: &Tensors<f32>) {
     for ((name, a), (_, b)) in a.iter().zip(b) {
         let same = a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
         assert!(same, "{name} differs for {spec:?}");

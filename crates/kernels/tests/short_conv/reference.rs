@@ -60,7 +60,7 @@ fn sums(spec: &Spec, taps: &[f64], padded: &[Vec<f64>]) -> Vec<f64> {
 }
 
 /// y and the final state.
-pub fn forward(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
+pub(crate) fn forward(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
     let padded = padded(spec, operands);
     let state = (spec.shape.width - 1) * spec.shape.d;
     let sums = sums(spec, &taps(spec, operands), &padded);
@@ -72,12 +72,14 @@ pub fn forward(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
 }
 
 /// `forward` and all gradients, by the names and in the order of `problem::ours`.
-pub fn all(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
+pub(crate) fn all(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
     let (d, width, n) = (spec.shape.d, spec.shape.width, spec.tokens());
     let state = (width - 1) * d;
     let (taps, padded) = (taps(spec, operands), padded(spec, operands));
     let dy = find(operands, "dy");
-    let dact = |v: f64| if spec.options.silu { sigmoid(v) * (1.0 + v * (1.0 - sigmoid(v))) } else { 1.0 };
+    let dact = |v: f64| {
+        if spec.options.silu { sigmoid(v) * (1.0 + v * (1.0 - sigmoid(v))) } else { 1.0 }
+    };
     let g: Vec<f64> = sums(spec, &taps, &padded).iter().zip(dy).map(|(&v, &dy)| dy * dact(v)).collect();
 
     let mut dpadded: Vec<Vec<f64>> = padded.iter().map(|p| vec![0.0; p.len()]).collect();
@@ -139,6 +141,6 @@ pub fn all(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
     tensors
 }
 
-pub fn to_f64(tensors: &Tensors<f32>) -> Tensors<f64> {
+pub(crate) fn to_f64(tensors: &Tensors<f32>) -> Tensors<f64> {
     tensors.iter().map(|(name, v)| (*name, v.iter().map(|&v| f64::from(v)).collect())).collect()
 }

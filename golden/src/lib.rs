@@ -67,8 +67,9 @@ impl Tolerance {
         for (want, have) in golden.iter().filter_map(|(k, want)| Some((want, found.get(k)?))) {
             let width = self.width(&want.metric, want.step);
             let allowed = width.abs + width.rel * want.value.abs();
+            let apart = (want.value - have.value).abs();
             let same = want.value == have.value || (want.value.is_nan() && have.value.is_nan());
-            if !same && !((want.value - have.value).abs() <= allowed) {
+            if !same && (apart.is_nan() || apart > allowed) {
                 all.push(format!("{} is {}, golden {} within {allowed:.3e}", name(want), have.value, want.value));
             }
         }

@@ -1,0 +1,115 @@
+// Tensor-core products on warps, and operands as sums of bf16 parts.
+//
+// m16n8k16, lane = 4 g + c: A holds rows g, g+8 and columns 2c, 2c+1 (+8); B columns g, rows 2c, 2c+1 (+8);
+// C rows g, g+8, columns 2c, 2c+1. Which token, channel or rank an index stands for is free, if both operands agree.
+//
+// PARTS = bf16 numbers that stand for one input: 1 for bf16 (exact), 2 for f16 (exact), 3 for f32 (2^-24).
+// A product of inputs is the sum of the part products i + j < PROD, in fp32.
+#pragma once
+#include "common.cuh"
+
+constexpr int PARTS = DTYPE == 1 ? 1 : DTYPE == 2 ? 2 : 3;
+constexpr int PROD = DTYPE == 0 ? 3 : 2;  // parts of g*x: a product of two bf16 is exactly the sum of two
+
+__device__ __forceinline__ void mma16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma8(float (&c)[4], u32 a0, u32 a1, u32 b0) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
+}
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+// N 8x8 matrices; lane 8 i + j gives the address of row j of matrix i.
+template <bool TRANS> __device__ __forceinline__ void ldmatrix4(u32 (&v)[4], u32 a) {
+    if (TRANS) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a));
+    else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a));
+}
+template <bool TRANS> __device__ __forceinline__ void ldmatrix2(u32 (&v)[2], u32 a) {
+    if (TRANS) asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(a));
+    else asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "r"(a));
+}
+__device__ __forceinline__ u32 fma_bf16x2(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+__device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
+    const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
+    return *reinterpret_cast<const u32*>(&v);
+}
+__device__ __forceinline__ float2 unpack_bf16(u32 v) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)); }
+
+// v as the sum of COUNT packed bf16 pairs, largest first.
+template <int COUNT> __device__ __forceinline__ void split(float2 v, u32 (&part)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        part[i] = pack_bf16(v.x, v.y);
+        const float2 used = unpack_bf16(part[i]);
+        v.x -= used.x; v.y -= used.y;
+    }
+}
+
+// Two neighbouring elements: packed for bf16, widened otherwise.
+#if DTYPE == 1
+typedef u32 Pair;
+__device__ __forceinline__ float2 pair_float(Pair v) { return unpack_bf16(v); }
+// g*x exactly, as two bf16 each: the rounded product and what rounding left.
+__device__ __forceinline__ void pair_product(Pair g, Pair x, u32 (&part)[PROD]) {
+    part[0] = fma_bf16x2(g, x, 0x80008000u);
+    part[1] = fma_bf16x2(g, x, part[0] ^ 0x80008000u);
+}
+#else
+typedef float2 Pair;
+__device__ __forceinline__ float2 pair_float(Pair v) { return v; }
+__device__ __forceinline__ void pair_product(Pair g, Pair x, u32 (&part)[PROD]) { split<PROD>(make_float2(g.x * x.x, g.y * x.y), part); }
+#endif
+__device__ __forceinline__ Pair load_pair(const elem* p) {
+#if DTYPE == 1
+    return *reinterpret_cast<const u32*>(p);
+#elif DTYPE == 2
+    return __half22float2(*reinterpret_cast<const __half2*>(p));
+#else
+    return *reinterpret_cast<const float2*>(p);
+#endif
+}
+
+// Low-rank tiles. RS = rank + STATIC: static_w is one more rank whose z is 1. RT = tiles of 8 ranks.
+constexpr int RS = RANK + STATIC, RT = (RS + 7) / 8, RP = RT * 8;
+constexpr int WARPS = THREADS / 32, NT = CW / 8, CT = CW * WARPS;  // channels: CW per warp, CT per block
+constexpr int U_PITCH = CT + 8, Z_PITCH = RP + 8;                  // + 16 bytes: no bank conflicts in ldmatrix
+
+// A lane of group c owns the CW/4 neighbouring channels CW/4*c ..; in column order (tile j, column 2c+e) that is channel CW/4*c + 2j + e.
+__device__ __forceinline__ int column_of(int channel) {
+    const int in_warp = channel % CW, c = in_warp / (CW / 4), j = in_warp % (CW / 4) / 2;
+    return channel - in_warp + j * 8 + 2 * c + (channel & 1);
+}
+
+// U (and static_w as rank R) of the block's channels: shared [PARTS][W][RP][U_PITCH], channels in column order, zero past R and D.
+__device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* shared) {
+    const elem* u = p.u + blockIdx.y * p.s_u;
+    const elem* sw = p.static_w + blockIdx.y * p.s_static;
+    for (int i = threadIdx.x; i < W * RP * (CT / 2); i += THREADS) {
+        const int q = i % (CT / 2) * 2, row = i / (CT / 2), r = row % RP, w = row / RP, d = d0 + q;
+        float2 v = make_float2(0.f, 0.f);
+        const elem* src = r < RANK ? u + (i64)r * W * p.d_model + (i64)w * p.d_model : STATIC && r == RANK ? sw + (i64)w * p.d_model : nullptr;
+        if (src && d < p.d_model) {
+            v.x = to_float(src[d]);
+            if (d + 1 < p.d_model) v.y = to_float(src[d + 1]);
+        }
+        u32 part[PARTS];
+        split<PARTS>(v, part);
+#pragma unroll
+        for (int k = 0; k < PARTS; k++) *reinterpret_cast<u32*>(shared + ((k * W + w) * RP + r) * U_PITCH + column_of(q)) = part[k];
+    }
+}
+
+// z as bf16 parts at (row, r) of shared [PARTS][rows][Z_PITCH].
+__device__ __forceinline__ void store_z(__nv_bfloat16* shared, int rows, int row, int r, float v) {
+#pragma unroll
+    for (int k = 0; k < PARTS; k++) {
+        const __nv_bfloat16 b = __float2bfloat16_rn(v);
+        shared[(k * rows + row) * Z_PITCH + r] = b;
+        v -= __bfloat162float(b);
+    }
+}

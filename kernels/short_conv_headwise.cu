@@ -1,0 +1,288 @@
+// Head-wise (HEADWISE = 1) and static (HEADWISE = 0) short convolution, forward and backward.
+//
+//   pre[t, d] = sum_w tap[t, w, d] x[t-w, d],  tap = weight[t, d / head_size, w] + static_w[w, d],  y = act(pre) (+ x)
+//   g = dy act'(pre);  dx[t] = sum_w tap[t+w, w] g[t+w] (+ dy);  dweight[t, h, w] = sum_{d in h} g[t, d] x[t-w, d]
+//   dstatic_w[w, d] = sum_t g[t, d] x[t-w, d]
+//
+// A thread owns VEC neighbouring channels and marches over the rows of one chunk, TPT rows a step, the W-1 rows before
+// them in registers. Bytes per element at W = 4, bf16: forward 4 + 8/head_size, backward 6 + 16/head_size; 8 and 16 FLOP.
+// Entry points: conv_fwd, conv_bwd. blockDim = (lanes, chunks); grid.x = column tiles x groups of chunks; grid.y = streams.
+//
+// Further defines: VEC, TPT, CHUNK, NH = heads per thread, LPH = threads per head, W_ALIGN = bytes, and HEAD_SUM:
+//   0 = head within a thread, 1 = by shuffles (LPH a power of two <= 32), 2 = through shared memory (one chunk per block).
+#include "common.cuh"
+
+typedef Vec<VEC, 16> XVec;
+typedef Vec<NH * W, W_ALIGN> WVec;
+
+struct Thread {
+    int d, head, chunk;
+    bool active;
+    Rows r;
+    const elem *x, *weight;
+    float sw[STATIC ? W : 1][VEC];
+};
+
+__device__ __forceinline__ void setup(const Params& p, Thread& th) {
+    const int tile = blockIdx.x % p.col_tiles, group = blockIdx.x / p.col_tiles;
+    th.chunk = group * blockDim.y + threadIdx.y;
+#if HEADWISE && HEAD_SUM == 2
+    // Tiles do not straddle heads larger than themselves.
+    const int per_head = p.col_tiles / p.heads;
+    if (per_head > 1) {
+        const int in_head = (tile % per_head * blockDim.x + threadIdx.x) * VEC;
+        th.head = tile / per_head;
+        th.d = th.head * p.head_size + in_head;
+        th.active = in_head < p.head_size;
+    } else
+#endif
+    {
+        th.d = (tile * blockDim.x + threadIdx.x) * VEC;
+        th.head = HEADWISE ? th.d / p.head_size : 0;
+        th.active = th.d < p.d_model;
+    }
+    if (!chunk_rows(p, th.chunk, CHUNK, th.r)) { th.active = false; th.r.count = 0; th.r.row0 = th.r.start = th.r.end = th.r.seq = 0; }
+    th.x = p.x + blockIdx.y * p.s_x + th.d;
+    th.weight = p.weight + blockIdx.y * p.s_w + (i64)th.head * W;
+#if STATIC
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+        XVec v; v.zero();
+        if (th.active) v.load(p.static_w + blockIdx.y * p.s_static + (i64)w * p.d_model + th.d);
+#pragma unroll
+        for (int i = 0; i < VEC; i++) th.sw[w][i] = to_float(v.e[i]);
+    }
+#endif
+}
+
+__device__ __forceinline__ void load_halo(const Params& p, const Thread& th, XVec (&xv)[W - 1 + TPT]) {
+#pragma unroll
+    for (int k = 0; k < W - 1; k++) {
+        const elem* row = th.active ? input_row(p, th.r, th.x - th.d, th.r.row0 - (W - 1) + k) : nullptr;
+        if (row) xv[k].load(row + th.d); else xv[k].zero();
+    }
+}
+
+__device__ __forceinline__ float tap(const Thread& th, const WVec& wv, int w, int i) {
+    float v = 0.f;
+#if HEADWISE
+    v = to_float(wv.e[(NH == 1 ? 0 : i * NH / VEC) * W + w]);
+#endif
+#if STATIC
+    v += th.sw[w][i];
+#endif
+    return v;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) conv_fwd(const __grid_constant__ Params p) {
+    Thread th;
+    setup(p, th);
+    if (!th.active) return;
+    elem* y = p.y + blockIdx.y * p.s_y + th.d;
+    XVec xv[W - 1 + TPT];
+    load_halo(p, th, xv);
+    for (int t = 0; t < th.r.count; t += TPT) {
+        WVec wv[TPT];
+#pragma unroll
+        for (int j = 0; j < TPT; j++) {
+            if (t + j < th.r.count) {
+                const i64 row = th.r.row0 + t + j;
+                xv[W - 1 + j].load(th.x + row * p.ldx);
+                if (HEADWISE) wv[j].load(th.weight + row * p.ldw);
+            } else { xv[W - 1 + j].zero(); wv[j].zero(); }
+        }
+#pragma unroll
+        for (int j = 0; j < TPT; j++) {
+            float out[VEC];
+#pragma unroll
+            for (int i = 0; i < VEC; i++) {
+                float pre = 0.f;
+#pragma unroll
+                for (int w = 0; w < W; w++) pre = fmaf(tap(th, wv[j], w, i), to_float(xv[W - 1 + j - w].e[i]), pre);
+                if (SILU) pre = silu(pre);
+                if (RESIDUAL) pre += to_float(xv[W - 1 + j].e[i]);
+                out[i] = pre;
+            }
+            if (t + j < th.r.count) {
+                XVec o; o.set(out);
+                o.store(y + (i64)(th.r.row0 + t + j) * p.ldy);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < W - 1; k++) xv[k] = xv[k + TPT];
+    }
+}
+
+// Sums part[j][*][w] over the threads of a head and stores dweight (or its partial sum) for rows t..t+TPT-1.
+__device__ __forceinline__ void store_dweight(const Params& p, const Thread& th, int t, float (&part)[TPT][NH][W], float* shared) {
+    elem* dw = p.dweight + blockIdx.y * p.s_dw + (i64)th.head * W;
+#if HEAD_SUM == 2
+    float* mine = shared + threadIdx.x;
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < TPT; j++)
+#pragma unroll
+        for (int w = 0; w < W; w++) mine[(j * W + w) * blockDim.x] = th.active ? part[j][0][w] : 0.f;
+    __syncthreads();
+    const int tile = blockIdx.x % p.col_tiles, per_head = p.col_tiles / p.heads > 1 ? p.col_tiles / p.heads : 1;
+    const int lanes = min(LPH, (int)blockDim.x), heads = blockDim.x / lanes;
+    for (int o = threadIdx.x; o < heads * TPT * W; o += blockDim.x) {
+        const int w = o % W, h = o / W % heads, j = o / (W * heads);
+        const int head = per_head > 1 ? tile / per_head : tile * heads + h;
+        if (head >= p.heads || t + j >= th.r.count) continue;
+        float sum = 0.f;
+        for (int l = 0; l < lanes; l++) sum += shared[(j * W + w) * blockDim.x + h * lanes + l];
+        const i64 row = th.r.row0 + t + j;
+        if (per_head > 1)
+            p.part_rows[blockIdx.y * p.s_rows + ((i64)(tile % per_head) * p.rows + row) * p.heads * W + (i64)head * W + w] = sum;
+        else p.dweight[blockIdx.y * p.s_dw + row * p.lddw + (i64)head * W + w] = from_float(sum);
+    }
+#elif HEAD_SUM == 1
+    // Halve the rows a thread keeps while there are two of them, then add whole.
+    const int lane = threadIdx.y * blockDim.x + threadIdx.x & 31;
+    const u32 mask = LPH == 32 ? 0xffffffffu : ((1u << (LPH & 31)) - 1) << (lane & ~(LPH - 1));
+    int first = 0, step = 1;
+    constexpr int STEPS = LPH == 2 ? 1 : LPH == 4 ? 2 : LPH == 8 ? 3 : LPH == 16 ? 4 : 5;
+    int kept = TPT;
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+        const bool upper = lane & step;
+        if (kept > 1) {
+            kept /= 2;
+#pragma unroll
+            for (int j = 0; j < TPT / 2; j++) if (j < kept)
+#pragma unroll
+                for (int w = 0; w < W; w++) {
+                    const float send = upper ? part[j][0][w] : part[j + kept][0][w], keep = upper ? part[j + kept][0][w] : part[j][0][w];
+                    part[j][0][w] = keep + __shfl_xor_sync(mask, send, step);
+                }
+            if (upper) first += kept;
+        } else {
+#pragma unroll
+            for (int w = 0; w < W; w++) part[0][0][w] += __shfl_xor_sync(mask, part[0][0][w], step);
+        }
+        step *= 2;
+    }
+    constexpr int KEPT = TPT / LPH > 1 ? TPT / LPH : 1;
+    if (th.active && (lane & (LPH - 1)) < (TPT < LPH ? TPT : LPH))
+#pragma unroll
+        for (int j = 0; j < KEPT; j++) if (t + first + j < th.r.count) {
+            WVec o; o.set(&part[j][0][0]);
+            o.store(dw + (i64)(th.r.row0 + t + first + j) * p.lddw);
+        }
+#else
+#pragma unroll
+    for (int j = 0; j < TPT; j++) if (th.active && t + j < th.r.count) {
+        WVec o; o.set(&part[j][0][0]);
+        o.store(dw + (i64)(th.r.row0 + t + j) * p.lddw);
+    }
+#endif
+}
+
+// Rows [row0, row0 + count) of dx and dweight. The W-1 rows after them are read again for their share of dx.
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const __grid_constant__ Params p) {
+    extern __shared__ float shared[];
+    Thread th;
+    setup(p, th);
+    const elem* dy = p.dy + blockIdx.y * p.s_dy + th.d;
+    elem* dx = p.y + blockIdx.y * p.s_y + th.d;
+    XVec xv[W - 1 + TPT];
+    load_halo(p, th, xv);
+    float acc[W - 1 + TPT][VEC];  // dx of rows t-(W-1) .. t+TPT-1
+    float dstatic[STATIC ? W : 1][VEC];
+#pragma unroll
+    for (int k = 0; k < W - 1; k++)
+#pragma unroll
+        for (int i = 0; i < VEC; i++) acc[k][i] = 0.f;
+#if STATIC
+#pragma unroll
+    for (int w = 0; w < W; w++)
+#pragma unroll
+        for (int i = 0; i < VEC; i++) dstatic[w][i] = 0.f;
+#endif
+    const int n = th.r.count, reach = min(n + W - 1, th.r.end - th.r.row0);
+#if HEAD_SUM == 2
+    const int trips = n + W - 1;
+#else
+    const int trips = n > 0 && th.active ? n + W - 1 : 0;
+#endif
+    for (int t = 0; t < trips; t += TPT) {
+        XVec gv[TPT];
+        WVec wv[TPT];
+#pragma unroll
+        for (int j = 0; j < TPT; j++) {
+            const i64 row = th.r.row0 + t + j;
+            gv[j].zero(); wv[j].zero(); xv[W - 1 + j].zero();
+            if (th.active && t + j < reach) {
+                gv[j].load(dy + row * p.lddy);
+                if (HEADWISE) wv[j].load(th.weight + row * p.ldw);
+                if (SILU || t + j < n) xv[W - 1 + j].load(th.x + row * p.ldx);
+            }
+        }
+        float part[TPT][NH][W];
+#pragma unroll
+        for (int j = 0; j < TPT; j++) {
+            const bool own = t + j < n;
+#pragma unroll
+            for (int h = 0; h < NH; h++)
+#pragma unroll
+                for (int w = 0; w < W; w++) part[j][h][w] = 0.f;
+#pragma unroll
+            for (int i = 0; i < VEC; i++) {
+                float g = to_float(gv[j].e[i]);
+                acc[W - 1 + j][i] = RESIDUAL ? g : 0.f;
+                if (SILU) {
+                    float pre = 0.f;
+#pragma unroll
+                    for (int w = 0; w < W; w++) pre = fmaf(tap(th, wv[j], w, i), to_float(xv[W - 1 + j - w].e[i]), pre);
+                    g *= silu_grad(pre);
+                }
+#pragma unroll
+                for (int w = 0; w < W; w++) {
+                    acc[W - 1 + j - w][i] = fmaf(tap(th, wv[j], w, i), g, acc[W - 1 + j - w][i]);
+                    const float xw = to_float(xv[W - 1 + j - w].e[i]);
+                    if (HEADWISE) { float& s = part[j][NH == 1 ? 0 : i * NH / VEC][w]; s = fmaf(g, xw, s); }
+#if STATIC
+                    dstatic[w][i] = fmaf(own ? g : 0.f, xw, dstatic[w][i]);
+#endif
+                }
+            }
+            const int done = t + j - (W - 1);
+            if (th.active && done >= 0 && done < n) {
+                XVec o; o.set(acc[j]);
+                o.store(dx + (i64)(th.r.row0 + done) * p.ldy);
+            }
+        }
+        if (HEADWISE) store_dweight(p, th, t, part, shared);
+#pragma unroll
+        for (int k = 0; k < W - 1; k++) {
+            xv[k] = xv[k + TPT];
+#pragma unroll
+            for (int i = 0; i < VEC; i++) acc[k][i] = acc[k + TPT][i];
+        }
+    }
+#if STATIC
+    // part_cols [span, W, D]: one span per block, its chunks added in order.
+    const int lanes = blockDim.x;
+    for (int w = 0; w < W; w++) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < VEC; i++) {
+            float v = 0.f;
+#pragma unroll
+            for (int k = 0; k < W; k++) if (k == w) v = dstatic[k][i];
+            shared[(threadIdx.y * VEC + i) * lanes + threadIdx.x] = th.active ? v : 0.f;
+        }
+        __syncthreads();
+        if (threadIdx.y == 0 && th.d < p.d_model && (th.active || th.r.count == 0)) {
+            float* out = p.part_cols + blockIdx.y * p.s_cols + ((i64)(blockIdx.x / p.col_tiles) * W + w) * p.d_model + th.d;
+#pragma unroll
+            for (int i = 0; i < VEC; i++) {
+                float sum = 0.f;
+                for (int k = 0; k < blockDim.y; k++) sum += shared[(k * VEC + i) * lanes + threadIdx.x];
+                out[i] = sum;
+            }
+        }
+    }
+#endif
+}

@@ -1,0 +1,381 @@
+// Low-rank short convolution, backward in one pass over x and dy:
+//
+//   dx[t, d] = sum_w tap[t+w, w, d] g[t+w, d] (+ g[t, d]),  P[t, w, d] = g[t, d] x[t-w, d]   (g = dy, or dy act'(pre))
+//   dz[t, r] = sum_{w, d} P[t, w, d] U[r, w, d],  dU[r, w, d] = sum_t z[t, r] P[t, w, d],  dstatic_w = dU at rank R
+//
+// A block owns CT channels and marches over a span of 32-row tiles, x, dy and z staged in shared memory STAGES deep.
+// Per tile a warp does three sets of tensor-core products on its CW channels:
+//   dx: taps of rows t+w (z rows shifted by w), used in registers;   dz: P as A operand, packed along channels;
+//   dU: P^T as A operand, packed along rows (x and g read transposed), accumulated in registers over the whole span.
+// P is never rounded: a product of two bf16 is exactly two bf16 (mma.cuh). dz is added over warps in shared memory and over
+// channel tiles through part_rows [tile, N, RP]; dU over spans through part_cols [span, RP, W, D]. No atomics.
+// Bytes per element at bf16: 6 + 4 R / D. FLOP: 6 W R (10 W R with the split) on tensor cores + 4 W.
+//
+// Entry point: conv_lowrank_bwd. Further defines RANK, THREADS, CW, STAGES, ALIGNED, RES_IN (dx += res: dy of a SiLU
+// backward, whose g comes from conv_lowrank_fwd) and QT: rank tiles of 8 whose dz and dU this pass computes, from p.rank_tile0.
+#include "mma.cuh"
+
+constexpr int ROWS = 32, HALO = ROWS + W - 1, MT = 2, LR = 4, LC = CW / 4;
+constexpr int PITCH = CT + 16 / (int)sizeof(elem);
+constexpr int Z_LOADS = (HALO * RS + THREADS - 1) / THREADS;
+constexpr int STAGE_BYTES = 2 * HALO * PITCH * (int)sizeof(elem), Z_BYTES = PARTS * HALO * Z_PITCH * 2;
+constexpr int DZ_PITCH = QT * 8 + 4;
+
+struct Tile {
+    Rows r;
+    bool valid;
+};
+__device__ __forceinline__ Tile tile_at(const Params& p, int k, int end) {
+    Tile t;
+    t.valid = k < end && chunk_rows(p, k, ROWS, t.r);
+    return t;
+}
+
+// 16 bytes global -> shared, or zeros.
+__device__ __forceinline__ void copy16(void* dst, const void* src, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(valid ? 16 : 0));
+}
+
+// x rows row0-(W-1) .. and dy rows row0 .. of one tile, HALO each, into one stage.
+__device__ __forceinline__ void load_stage(const Params& p, const Tile& t, int d0, elem* xs, elem* gs) {
+    constexpr int PER = 16 / (int)sizeof(elem), VECS = CT / PER;
+    const elem* x = p.x + blockIdx.y * p.s_x;
+    const elem* dy = p.dy + blockIdx.y * p.s_dy;
+    if (!t.valid) return;
+    for (int i = threadIdx.x; i < 2 * HALO * VECS; i += THREADS) {
+        const int v = i % VECS, k = i / VECS, row = k < HALO ? k : k - HALO, d = d0 + v * PER;
+        const elem* src;
+        elem* dst;
+        if (k < HALO) {
+            const int at = t.r.row0 + row - (W - 1);
+            src = at < t.r.row0 + t.r.count ? input_row(p, t.r, x, at) : nullptr;
+            dst = xs + row * PITCH + v * PER;
+        } else {
+            const int at = t.r.row0 + row;
+            src = at < t.r.end ? dy + (i64)at * p.lddy : nullptr;
+            dst = gs + row * PITCH + v * PER;
+        }
+        if (ALIGNED) {
+            const bool valid = src && d < p.d_model;
+            copy16(dst, valid ? src + d : p.x, valid);
+        } else {
+#pragma unroll
+            for (int e = 0; e < PER; e++) dst[e] = src && d + e < p.d_model ? src[d + e] : from_float(0.f);
+        }
+    }
+}
+
+// z rows row0 .. row0+HALO-1 (rank R: 1), fetched early and stored to shared memory a step later.
+__device__ __forceinline__ void fetch_z(const Params& p, const Tile& t, float (&v)[Z_LOADS]) {
+    const elem* z = p.weight + blockIdx.y * p.s_w;
+#pragma unroll
+    for (int k = 0; k < Z_LOADS; k++) {
+        const int i = threadIdx.x + k * THREADS, row = i / RS, r = i % RS;
+        v[k] = 0.f;
+        if (t.valid && row < HALO && t.r.row0 + row < t.r.end) v[k] = r < RANK ? to_float(z[(i64)(t.r.row0 + row) * p.ldw + r]) : 1.f;
+    }
+}
+__device__ __forceinline__ void put_z(const float (&v)[Z_LOADS], __nv_bfloat16* zs) {
+#pragma unroll
+    for (int k = 0; k < Z_LOADS; k++) {
+        const int i = threadIdx.x + k * THREADS, row = i / RS, r = i % RS;
+        if (row < HALO) store_z(zs, HALO, row, r, v[k]);
+    }
+}
+
+// The LC channels of a lane in one row, as pairs.
+__device__ __forceinline__ void load_lane(const elem* row, Pair (&v)[LC / 2]) {
+#if DTYPE == 1
+    if constexpr (LC == 8) {
+        const uint4 q = *reinterpret_cast<const uint4*>(row);
+        v[0] = q.x; v[1] = q.y; v[2] = q.z; v[3] = q.w;
+        return;
+    }
+#endif
+#pragma unroll
+    for (int j = 0; j < LC / 2; j++) v[j] = load_pair(row + 2 * j);
+}
+
+// A operand whose rows are channels d.. and columns rows t..: pairs along rows. Matrices: (channel half, row half).
+struct Transposed { Pair v[4]; };
+__device__ __forceinline__ Transposed load_transposed(const elem* s, int t, int d) {
+    Transposed a;
+    const int lane = threadIdx.x & 31;
+#if DTYPE == 1
+    ldmatrix4<true>(a.v, shared_address(s + (t + (lane & 7) + (lane >> 4) * 8) * PITCH + d + ((lane >> 3) & 1) * 8));
+#else
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const elem* at = s + (t + (i >> 1) * 8 + (lane & 3) * 2) * PITCH + d + (i & 1) * 8 + (lane >> 2);
+        a.v[i] = make_float2(to_float(at[0]), to_float(at[PITCH]));
+    }
+#endif
+    return a;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_bwd(const __grid_constant__ Params p) {
+    extern __shared__ __align__(16) unsigned char smem[];
+    __nv_bfloat16* us = reinterpret_cast<__nv_bfloat16*>(smem);
+    unsigned char* stages = smem + PARTS * W * RP * U_PITCH * 2;
+    __nv_bfloat16* zbuf = reinterpret_cast<__nv_bfloat16*>(stages + STAGES * STAGE_BYTES);
+    float* dzbuf = reinterpret_cast<float*>(reinterpret_cast<unsigned char*>(zbuf) + 2 * Z_BYTES);
+
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane >> 2, c = lane & 3;
+    const int tile = blockIdx.x % p.col_tiles, span = blockIdx.x / p.col_tiles, q0 = p.rank_tile0;
+    const int d0 = tile * CT, dw0 = warp * CW, d = d0 + dw0 + c * LC;
+    const int first = (int)((i64)p.chunks * span / p.spans), last = (int)((i64)p.chunks * (span + 1) / p.spans);
+    elem* dx = p.y + blockIdx.y * p.s_y;
+
+    auto stage_x = [&](int k) { return reinterpret_cast<elem*>(stages + k * STAGE_BYTES); };
+    // Rows past those copied (tile not valid) and ranks past RS must still be numbers.
+    for (int i = threadIdx.x; i < (STAGES * STAGE_BYTES + 2 * Z_BYTES) / 4; i += THREADS) reinterpret_cast<u32*>(stages)[i] = 0;
+    fill_u(p, d0, us);
+    __syncthreads();
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) {
+        load_stage(p, tile_at(p, first + s, last), d0, stage_x(s), stage_x(s) + HALO * PITCH);
+        asm volatile("cp.async.commit_group;");
+    }
+    float zv[Z_LOADS];
+    fetch_z(p, tile_at(p, first, last), zv);
+    put_z(zv, zbuf);
+
+    float du[CW / 16][W][QT][4];
+#pragma unroll
+    for (int i = 0; i < CW / 16; i++)
+#pragma unroll
+        for (int w = 0; w < W; w++)
+#pragma unroll
+            for (int n = 0; n < QT; n++)
+#pragma unroll
+                for (int k = 0; k < 4; k++) du[i][w][n][k] = 0.f;
+
+    const u32 u_base = shared_address(us) + dw0 * 2;
+    Tile before;
+    before.valid = false;
+    for (int k = first, s = 0; k < last; k++, s = s + 1 == STAGES ? 0 : s + 1) {
+        const Tile t = tile_at(p, k, last);
+        fetch_z(p, tile_at(p, k + 1, last), zv);
+        asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2));
+        __syncthreads();
+        {
+            const int ahead = s == 0 ? STAGES - 1 : s - 1;
+            load_stage(p, tile_at(p, k + STAGES - 1, last), d0, stage_x(ahead), stage_x(ahead) + HALO * PITCH);
+            asm volatile("cp.async.commit_group;");
+        }
+        const int odd = (k - first) & 1;
+        const elem* xs = stage_x(s);
+        const elem* gs = xs + HALO * PITCH;
+        const u32 zs = shared_address(zbuf) + odd * Z_BYTES;
+
+        // dz of the tile before: added over warps.
+        auto sum_dz = [&](const Tile& b, const float* buf) {
+            if (!b.valid) return;
+            for (int i = threadIdx.x; i < ROWS * QT * 2; i += THREADS) {
+                const int row = i / (QT * 2), r4 = i % (QT * 2) * 4;
+                if (row >= b.r.count) continue;
+                float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll
+                for (int m = 0; m < WARPS; m++) {
+                    const float4 v = *reinterpret_cast<const float4*>(buf + (m * ROWS + row) * DZ_PITCH + r4);
+                    sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
+                }
+                if (q0 * 8 + r4 < RP)
+                    *reinterpret_cast<float4*>(p.part_rows + blockIdx.y * p.s_rows + ((i64)tile * p.rows + b.r.row0 + row) * RP + q0 * 8 + r4) = sum;
+            }
+        };
+        sum_dz(before, dzbuf + (odd ^ 1) * WARPS * ROWS * DZ_PITCH);
+
+        // dx.
+        Pair gv[LR + W - 1][LC / 2];
+#pragma unroll
+        for (int j = 0; j < LR + W - 1; j++) load_lane(gs + (g * LR + j) * PITCH + dw0 + c * LC, gv[j]);
+        if (p.write_dx) {
+            float acc[MT][NT][4];
+#pragma unroll
+            for (int i = 0; i < MT; i++)
+#pragma unroll
+                for (int j = 0; j < NT; j++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        const float2 v = pair_float(gv[2 * i + e][j]);
+                        acc[i][j][2 * e] = RESIDUAL && !RES_IN ? v.x : 0.f;
+                        acc[i][j][2 * e + 1] = RESIDUAL && !RES_IN ? v.y : 0.f;
+                    }
+#pragma unroll
+            for (int w = 0; w < W; w++) {
+                float tap[MT][NT][4];
+#pragma unroll
+                for (int i = 0; i < MT; i++)
+#pragma unroll
+                    for (int j = 0; j < NT; j++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) tap[i][j][e] = 0.f;
+#pragma unroll
+                for (int kk = 0; kk < (RT + 1) / 2; kk++) {
+                    const bool whole = 2 * kk + 1 < RT;
+                    u32 ub[PARTS][NT / 2][4], za[MT][PARTS][4];
+#pragma unroll
+                    for (int q = 0; q < PARTS; q++) {
+#pragma unroll
+                        for (int j = 0; j < NT / 2; j++)
+                            ldmatrix4<true>(ub[q][j], u_base + (((q * W + w) * RP + kk * 16 + (whole ? ((lane >> 3) & 1) * 8 : 0) + (lane & 7)) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
+#pragma unroll
+                        for (int i = 0; i < MT; i++)
+                            ldmatrix4<false>(za[i][q], zs + ((q * HALO + (lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w) * Z_PITCH + kk * 16 + (whole ? (lane >> 4) * 8 : 0)) * 2);
+                    }
+#pragma unroll
+                    for (int i = 0; i < MT; i++)
+#pragma unroll
+                        for (int j = 0; j < NT; j++)
+#pragma unroll
+                            for (int a = 0; a < PARTS; a++)
+#pragma unroll
+                                for (int b = 0; a + b < PARTS; b++) {
+                                    const u32 b0 = ub[b][j / 2][(j & 1) * 2], b1 = ub[b][j / 2][(j & 1) * 2 + 1];
+                                    if (whole) mma16(tap[i][j], za[i][a], b0, b1); else mma8(tap[i][j], za[i][a][0], za[i][a][1], b0);
+                                }
+                }
+#pragma unroll
+                for (int i = 0; i < MT; i++)
+#pragma unroll
+                    for (int j = 0; j < NT; j++)
+#pragma unroll
+                        for (int e = 0; e < 2; e++) {
+                            const float2 v = pair_float(gv[2 * i + e + w][j]);
+                            acc[i][j][2 * e] = fmaf(tap[i][j][2 * e], v.x, acc[i][j][2 * e]);
+                            acc[i][j][2 * e + 1] = fmaf(tap[i][j][2 * e + 1], v.y, acc[i][j][2 * e + 1]);
+                        }
+            }
+            if (t.valid)
+#pragma unroll
+                for (int i = 0; i < MT; i++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        const int row = g * LR + 2 * i + e;
+                        if (row >= t.r.count || d >= p.d_model) continue;
+                        const i64 at = t.r.row0 + row;
+                        float out[LC];
+#pragma unroll
+                        for (int j = 0; j < NT; j++) { out[2 * j] = acc[i][j][2 * e]; out[2 * j + 1] = acc[i][j][2 * e + 1]; }
+                        if (RES_IN) {
+                            const elem* res = p.res + blockIdx.y * p.s_res + at * p.ldres + d;
+#pragma unroll
+                            for (int q = 0; q < LC; q++) if (d + q < p.d_model) out[q] += to_float(res[q]);
+                        }
+                        Vec<LC, ALIGNED ? 16 : (int)sizeof(elem)> o;
+                        o.set(out);
+                        elem* dst = dx + at * p.ldy + d;
+                        if (ALIGNED) o.store(dst);
+                        else {
+#pragma unroll
+                            for (int q = 0; q < LC; q++) if (d + q < p.d_model) dst[q] = o.e[q];
+                        }
+                    }
+        }
+
+        // dz: A = P (rows g*LR+2i, +1; 16 channels of column tiles 2m, 2m+1), B = U along channels.
+        {
+            float dz[MT][QT][4];
+#pragma unroll
+            for (int i = 0; i < MT; i++)
+#pragma unroll
+                for (int n = 0; n < QT; n++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) dz[i][n][e] = 0.f;
+            Pair xv[LR + W - 1][LC / 2];
+#pragma unroll
+            for (int j = 0; j < LR + W - 1; j++) load_lane(xs + (g * LR + j) * PITCH + dw0 + c * LC, xv[j]);
+#pragma unroll
+            for (int w = 0; w < W; w++)
+#pragma unroll
+                for (int m = 0; m < NT / 2; m++) {
+                    u32 ub[PARTS][QT][2];
+#pragma unroll
+                    for (int q = 0; q < PARTS; q++)
+#pragma unroll
+                        for (int n = 0; n < QT; n++)
+                            ldmatrix2<false>(ub[q][n], u_base + (((q * W + w) * RP + min(q0 + n, RT - 1) * 8 + (lane & 7)) * U_PITCH + (2 * m + ((lane >> 3) & 1)) * 8) * 2);
+#pragma unroll
+                    for (int i = 0; i < MT; i++) {
+                        u32 pa[PROD][4];
+#pragma unroll
+                        for (int e = 0; e < 4; e++) {
+                            u32 part[PROD];
+                            pair_product(gv[2 * i + (e & 1)][2 * m + (e >> 1)], xv[W - 1 + 2 * i + (e & 1) - w][2 * m + (e >> 1)], part);
+#pragma unroll
+                            for (int a = 0; a < PROD; a++) pa[a][e] = part[a];
+                        }
+#pragma unroll
+                        for (int n = 0; n < QT; n++)
+#pragma unroll
+                            for (int a = 0; a < PROD; a++)
+#pragma unroll
+                                for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(dz[i][n], pa[a], ub[b][n][0], ub[b][n][1]);
+                    }
+                }
+            float* out = dzbuf + (odd * WARPS + warp) * ROWS * DZ_PITCH;
+#pragma unroll
+            for (int i = 0; i < MT; i++)
+#pragma unroll
+                for (int n = 0; n < QT; n++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++)
+                        *reinterpret_cast<float2*>(out + (g * LR + 2 * i + e) * DZ_PITCH + n * 8 + 2 * c) = make_float2(dz[i][n][2 * e], dz[i][n][2 * e + 1]);
+        }
+
+        // dU: A = P^T (16 channels, 16 rows), B = z along rows.
+#pragma unroll
+        for (int kt = 0; kt < ROWS / 16; kt++) {
+            u32 zb[PARTS][QT][2];
+#pragma unroll
+            for (int q = 0; q < PARTS; q++)
+#pragma unroll
+                for (int n = 0; n < QT; n++)
+                    ldmatrix2<true>(zb[q][n], zs + ((q * HALO + kt * 16 + (lane & 15)) * Z_PITCH + min(q0 + n, RT - 1) * 8) * 2);
+#pragma unroll
+            for (int i = 0; i < CW / 16; i++) {
+                // Rows past the end: g of the halo rows belongs to the next tile, which is why only rows < ROWS enter here.
+                const Transposed ga = load_transposed(gs, kt * 16, dw0 + i * 16);
+#pragma unroll
+                for (int w = 0; w < W; w++) {
+                    const Transposed xa = load_transposed(xs, kt * 16 + W - 1 - w, dw0 + i * 16);
+                    u32 pa[PROD][4];
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        u32 part[PROD];
+                        pair_product(ga.v[e], xa.v[e], part);
+#pragma unroll
+                        for (int a = 0; a < PROD; a++) pa[a][e] = part[a];
+                    }
+#pragma unroll
+                    for (int n = 0; n < QT; n++)
+#pragma unroll
+                        for (int a = 0; a < PROD; a++)
+#pragma unroll
+                            for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(du[i][w][n], pa[a], zb[b][n][0], zb[b][n][1]);
+                }
+            }
+        }
+        before = t;
+        put_z(zv, zbuf + (odd ^ 1) * Z_BYTES / 2);
+        if (k + 1 == last) {
+            __syncthreads();
+            sum_dz(before, dzbuf + odd * WARPS * ROWS * DZ_PITCH);
+        }
+    }
+
+    // dU of this span: lane holds channels g, g+8 and ranks 2c, 2c+1 of each tile.
+    float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)span * RP * W * p.d_model;
+#pragma unroll
+    for (int i = 0; i < CW / 16; i++)
+#pragma unroll
+        for (int w = 0; w < W; w++)
+#pragma unroll
+            for (int n = 0; n < QT; n++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int ch = d0 + dw0 + i * 16 + g + (e >> 1) * 8, r = (q0 + n) * 8 + 2 * c + (e & 1);
+                    if (ch < p.d_model && r < RP) out[((i64)r * W + w) * p.d_model + ch] = du[i][w][n][e];
+                }
+}

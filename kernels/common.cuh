@@ -108,6 +108,13 @@ template <int COUNT, int ALIGN> struct alignas(16) Vec {
 #pragma unroll
         for (int i = 0; i < BYTES / WORD; i++) reinterpret_cast<word*>(e)[i] = __ldg(reinterpret_cast<const word*>(src) + i);
     }
+    // From shared memory.
+    __device__ __forceinline__ void get(const elem* src) {
+        constexpr int FULL = min_of(16, pow2_part(BYTES));
+        typedef typename Word<FULL>::type full;
+#pragma unroll
+        for (int i = 0; i < BYTES / FULL; i++) reinterpret_cast<full*>(e)[i] = reinterpret_cast<const full*>(src)[i];
+    }
     __device__ __forceinline__ void zero() {
 #pragma unroll
         for (int i = 0; i < COUNT; i++) e[i] = from_float(0.f);

@@ -34,6 +34,13 @@ __device__ __forceinline__ u32 fma_bf16x2(u32 a, u32 b, u32 c) {
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
+// 16 bytes global -> shared, or zeros; completes in the thread's current group.
+__device__ __forceinline__ void copy16(u32 dst, const void* src, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(dst), "l"(src), "r"(valid ? 16 : 0));
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;"); }
+template <int LEFT> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(LEFT)); }
+
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
     const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
     return *reinterpret_cast<const u32*>(&v);
@@ -57,7 +64,7 @@ __device__ __forceinline__ float2 pair_float(Pair v) { return unpack_bf16(v); }
 // g*x exactly, as two bf16 each: the rounded product and what rounding left.
 __device__ __forceinline__ void pair_product(Pair g, Pair x, u32 (&part)[PROD]) {
     part[0] = fma_bf16x2(g, x, 0x80008000u);
-    part[1] = fma_bf16x2(g, x, part[0] ^ 0x80008000u);
+    asm("{.reg .b32 t; neg.bf16x2 t, %3; fma.rn.bf16x2 %0, %1, %2, t;}" : "=r"(part[1]) : "r"(g), "r"(x), "r"(part[0]));
 }
 #else
 typedef float2 Pair;
@@ -104,12 +111,12 @@ __device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* s
     }
 }
 
-// z as bf16 parts at (row, r) of shared [PARTS][rows][Z_PITCH].
-__device__ __forceinline__ void store_z(__nv_bfloat16* shared, int rows, int row, int r, float v) {
+// z as bf16 parts at (row, r) of shared [PARTS][rows][pitch].
+__device__ __forceinline__ void store_z(__nv_bfloat16* shared, int rows, int pitch, int row, int r, float v) {
 #pragma unroll
     for (int k = 0; k < PARTS; k++) {
         const __nv_bfloat16 b = __float2bfloat16_rn(v);
-        shared[(k * rows + row) * Z_PITCH + r] = b;
+        shared[(k * rows + row) * pitch + r] = b;
         v -= __bfloat162float(b);
     }
 }

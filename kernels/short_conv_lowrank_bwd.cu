@@ -19,67 +19,73 @@ constexpr int ROWS = 32, HALO = ROWS + W - 1, MT = 2, LR = 4, LC = CW / 4;
 constexpr int PITCH = CT + 16 / (int)sizeof(elem);
 constexpr int Z_LOADS = (HALO * RS + THREADS - 1) / THREADS;
 constexpr int STAGE_BYTES = 2 * HALO * PITCH * (int)sizeof(elem), Z_BYTES = PARTS * HALO * Z_PITCH * 2;
-constexpr int DZ_PITCH = QT * 8 + 4;
+constexpr int DZ_PITCH = QT * 8 + 4, RING = 8;
 
-struct Tile {
+constexpr int PER = 16 / (int)sizeof(elem), VECS = CT / PER, AT_ONCE = THREADS / VECS;  // copies of 16 bytes
+static_assert(THREADS % VECS == 0, "a thread copies one column of a tile");
+
+// A tile in the ring of descriptors: {first row, sequence start, sequence end, sequence}; first < 0 = none.
+__device__ __forceinline__ int4 describe(const Params& p, int k, int end) {
     Rows r;
-    bool valid;
-};
-__device__ __forceinline__ Tile tile_at(const Params& p, int k, int end) {
-    Tile t;
-    t.valid = k < end && chunk_rows(p, k, ROWS, t.r);
-    return t;
+    if (k >= end || !chunk_rows(p, k, ROWS, r)) return make_int4(-1, 0, 0, 0);
+    return make_int4(r.row0, r.start, r.end, r.seq);
 }
 
-// 16 bytes global -> shared, or zeros.
-__device__ __forceinline__ void copy16(void* dst, const void* src, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(dst)), "l"(src), "r"(valid ? 16 : 0));
-}
-
-// x rows row0-(W-1) .. and dy rows row0 .. of one tile, HALO each, into one stage.
-__device__ __forceinline__ void load_stage(const Params& p, const Tile& t, int d0, elem* xs, elem* gs) {
-    constexpr int PER = 16 / (int)sizeof(elem), VECS = CT / PER;
+// x rows row0-(W-1) .. and dy rows row0 .. of one tile, HALO each, into one stage; past the sequence zeros.
+__device__ __forceinline__ void load_stage(const Params& p, int4 t, int d0, elem* xs, elem* gs) {
+    if (t.x < 0) return;
+    const int v = threadIdx.x % VECS * PER, first = threadIdx.x / VECS, d = d0 + v;
     const elem* x = p.x + blockIdx.y * p.s_x;
     const elem* dy = p.dy + blockIdx.y * p.s_dy;
-    if (!t.valid) return;
-    for (int i = threadIdx.x; i < 2 * HALO * VECS; i += THREADS) {
-        const int v = i % VECS, k = i / VECS, row = k < HALO ? k : k - HALO, d = d0 + v * PER;
-        const elem* src;
-        elem* dst;
-        if (k < HALO) {
-            const int at = t.r.row0 + row - (W - 1);
-            src = at < t.r.row0 + t.r.count ? input_row(p, t.r, x, at) : nullptr;
-            dst = xs + row * PITCH + v * PER;
-        } else {
-            const int at = t.r.row0 + row;
-            src = at < t.r.end ? dy + (i64)at * p.lddy : nullptr;
-            dst = gs + row * PITCH + v * PER;
+    if (ALIGNED && t.x - (W - 1) >= t.y && t.x + HALO <= t.z) {
+        const bool valid = d < p.d_model;
+        const elem *xr = valid ? x + (i64)(t.x - (W - 1) + first) * p.ldx + d : p.x, *gr = valid ? dy + (i64)(t.x + first) * p.lddy + d : p.x;
+        const i64 xstep = valid ? p.ldx * AT_ONCE : 0, gstep = valid ? p.lddy * AT_ONCE : 0;
+        u32 xd = shared_address(xs + first * PITCH + v), gd = shared_address(gs + first * PITCH + v);
+#pragma unroll
+        for (int row = 0; row < HALO; row += AT_ONCE) {
+            if (row + AT_ONCE <= HALO || row + first < HALO) { copy16(xd, xr, valid); copy16(gd, gr, valid); }
+            xr += xstep; gr += gstep;
+            xd += AT_ONCE * PITCH * (int)sizeof(elem); gd += AT_ONCE * PITCH * (int)sizeof(elem);
         }
+        return;
+    }
+    const Rows r = {t.x, min(ROWS, t.z - t.x), t.y, t.z, t.w};
+    for (int row = first; row < HALO; row += AT_ONCE) {
+        const int at = t.x + row - (W - 1);
+        const elem* xr = at < t.x + r.count ? input_row(p, r, x, at) : nullptr;
+        const elem* gr = t.x + row < t.z ? dy + (i64)(t.x + row) * p.lddy : nullptr;
+        elem *xd = xs + row * PITCH + v, *gd = gs + row * PITCH + v;
         if (ALIGNED) {
-            const bool valid = src && d < p.d_model;
-            copy16(dst, valid ? src + d : p.x, valid);
+            const bool in = d < p.d_model;
+            copy16(shared_address(xd), xr && in ? xr + d : p.x, xr && in);
+            copy16(shared_address(gd), gr && in ? gr + d : p.x, gr && in);
         } else {
 #pragma unroll
-            for (int e = 0; e < PER; e++) dst[e] = src && d + e < p.d_model ? src[d + e] : from_float(0.f);
+            for (int e = 0; e < PER; e++) {
+                xd[e] = xr && d + e < p.d_model ? xr[d + e] : from_float(0.f);
+                gd[e] = gr && d + e < p.d_model ? gr[d + e] : from_float(0.f);
+            }
         }
     }
 }
 
 // z rows row0 .. row0+HALO-1 (rank R: 1), fetched early and stored to shared memory a step later.
-__device__ __forceinline__ void fetch_z(const Params& p, const Tile& t, float (&v)[Z_LOADS]) {
-    const elem* z = p.weight + blockIdx.y * p.s_w;
+__device__ __forceinline__ void fetch_z(const Params& p, int4 t, float (&v)[Z_LOADS]) {
+    const elem* z = p.weight + blockIdx.y * p.s_w + (i64)t.x * p.ldw;
+    const int rows = t.x < 0 ? 0 : min(HALO, t.z - t.x);
 #pragma unroll
     for (int k = 0; k < Z_LOADS; k++) {
-        const int i = threadIdx.x + k * THREADS, row = i / RS, r = i % RS;
+        const u32 i = threadIdx.x + k * THREADS, row = i / RS, r = i % RS;
         v[k] = 0.f;
-        if (t.valid && row < HALO && t.r.row0 + row < t.r.end) v[k] = r < RANK ? to_float(z[(i64)(t.r.row0 + row) * p.ldw + r]) : 1.f;
+        if ((int)row < rows) v[k] = r < RANK ? to_float(z[(i64)row * p.ldw + r]) : 1.f;
     }
 }
 __device__ __forceinline__ void put_z(const float (&v)[Z_LOADS], __nv_bfloat16* zs) {
 #pragma unroll
     for (int k = 0; k < Z_LOADS; k++) {
-        const int i = threadIdx.x + k * THREADS, row = i / RS, r = i % RS;
-        if (row < HALO) store_z(zs, HALO, row, r, v[k]);
+        const u32 i = threadIdx.x + k * THREADS, row = i / RS, r = i % RS;
+        if (row < HALO) store_z(zs, HALO, Z_PITCH, row, r, v[k]);
     }
 }
 
@@ -113,8 +119,25 @@ __device__ __forceinline__ Transposed load_transposed(const elem* s, int t, int 
     return a;
 }
 
+// dz of one tile, added over warps in order.
+__device__ __forceinline__ void sum_dz(const Params& p, int4 t, int tile, const float* buf) {
+    if (t.x < 0) return;
+    for (int i = threadIdx.x; i < ROWS * QT * 4; i += THREADS) {
+        const int row = i / (QT * 4), r = i % (QT * 4) * 2, rank = p.rank_tile0 * 8 + r;
+        if (row >= t.z - t.x || rank >= RP) continue;
+        float2 sum = make_float2(0.f, 0.f);
+#pragma unroll
+        for (int m = 0; m < WARPS; m++) {
+            const float2 v = *reinterpret_cast<const float2*>(buf + (m * ROWS + row) * DZ_PITCH + r);
+            sum.x += v.x; sum.y += v.y;
+        }
+        *reinterpret_cast<float2*>(p.part_rows + blockIdx.y * p.s_rows + ((i64)tile * p.rows + t.x + row) * RP + rank) = sum;
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_bwd(const __grid_constant__ Params p) {
     extern __shared__ __align__(16) unsigned char smem[];
+    __shared__ int4 ring[RING];
     __nv_bfloat16* us = reinterpret_cast<__nv_bfloat16*>(smem);
     unsigned char* stages = smem + PARTS * W * RP * U_PITCH * 2;
     __nv_bfloat16* zbuf = reinterpret_cast<__nv_bfloat16*>(stages + STAGES * STAGE_BYTES);
@@ -130,14 +153,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
     // Rows past those copied (tile not valid) and ranks past RS must still be numbers.
     for (int i = threadIdx.x; i < (STAGES * STAGE_BYTES + 2 * Z_BYTES) / 4; i += THREADS) reinterpret_cast<u32*>(stages)[i] = 0;
     fill_u(p, d0, us);
+    for (int k = threadIdx.x; k < STAGES; k += THREADS) ring[k] = describe(p, first + k, last);
     __syncthreads();
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-        load_stage(p, tile_at(p, first + s, last), d0, stage_x(s), stage_x(s) + HALO * PITCH);
-        asm volatile("cp.async.commit_group;");
+        load_stage(p, ring[s], d0, stage_x(s), stage_x(s) + HALO * PITCH);
+        copy_commit();
     }
     float zv[Z_LOADS];
-    fetch_z(p, tile_at(p, first, last), zv);
+    fetch_z(p, ring[0], zv);
     put_z(zv, zbuf);
 
     float du[CW / 16][W][QT][4];
@@ -151,40 +175,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                 for (int k = 0; k < 4; k++) du[i][w][n][k] = 0.f;
 
     const u32 u_base = shared_address(us) + dw0 * 2;
-    Tile before;
-    before.valid = false;
     for (int k = first, s = 0; k < last; k++, s = s + 1 == STAGES ? 0 : s + 1) {
-        const Tile t = tile_at(p, k, last);
-        fetch_z(p, tile_at(p, k + 1, last), zv);
-        asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2));
+        copy_wait<STAGES - 2>();
         __syncthreads();
-        {
-            const int ahead = s == 0 ? STAGES - 1 : s - 1;
-            load_stage(p, tile_at(p, k + STAGES - 1, last), d0, stage_x(ahead), stage_x(ahead) + HALO * PITCH);
-            asm volatile("cp.async.commit_group;");
-        }
+        const int4 t = ring[(k - first) % RING];
+        const int count = t.x < 0 ? 0 : min(ROWS, t.z - t.x);
+        const int ahead = s == 0 ? STAGES - 1 : s - 1;
+        fetch_z(p, ring[(k - first + 1) % RING], zv);
+        load_stage(p, ring[(k - first + STAGES - 1) % RING], d0, stage_x(ahead), stage_x(ahead) + HALO * PITCH);
+        copy_commit();
+        if (threadIdx.x == 0) ring[(k - first + STAGES) % RING] = describe(p, k + STAGES, last);
         const int odd = (k - first) & 1;
         const elem* xs = stage_x(s);
         const elem* gs = xs + HALO * PITCH;
         const u32 zs = shared_address(zbuf) + odd * Z_BYTES;
 
-        // dz of the tile before: added over warps.
-        auto sum_dz = [&](const Tile& b, const float* buf) {
-            if (!b.valid) return;
-            for (int i = threadIdx.x; i < ROWS * QT * 2; i += THREADS) {
-                const int row = i / (QT * 2), r4 = i % (QT * 2) * 4;
-                if (row >= b.r.count) continue;
-                float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll
-                for (int m = 0; m < WARPS; m++) {
-                    const float4 v = *reinterpret_cast<const float4*>(buf + (m * ROWS + row) * DZ_PITCH + r4);
-                    sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
-                }
-                if (q0 * 8 + r4 < RP)
-                    *reinterpret_cast<float4*>(p.part_rows + blockIdx.y * p.s_rows + ((i64)tile * p.rows + b.r.row0 + row) * RP + q0 * 8 + r4) = sum;
-            }
-        };
-        sum_dz(before, dzbuf + (odd ^ 1) * WARPS * ROWS * DZ_PITCH);
+        if (k > first) sum_dz(p, ring[(k - first - 1) % RING], tile, dzbuf + (odd ^ 1) * WARPS * ROWS * DZ_PITCH);
 
         // dx.
         Pair gv[LR + W - 1][LC / 2];
@@ -247,14 +253,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                             acc[i][j][2 * e + 1] = fmaf(tap[i][j][2 * e + 1], v.y, acc[i][j][2 * e + 1]);
                         }
             }
-            if (t.valid)
 #pragma unroll
                 for (int i = 0; i < MT; i++)
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
                         const int row = g * LR + 2 * i + e;
-                        if (row >= t.r.count || d >= p.d_model) continue;
-                        const i64 at = t.r.row0 + row;
+                        if (row >= count || d >= p.d_model) continue;
+                        const i64 at = t.x + row;
                         float out[LC];
 #pragma unroll
                         for (int j = 0; j < NT; j++) { out[2 * j] = acc[i][j][2 * e]; out[2 * j + 1] = acc[i][j][2 * e + 1]; }
@@ -357,13 +362,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                 }
             }
         }
-        before = t;
         put_z(zv, zbuf + (odd ^ 1) * Z_BYTES / 2);
-        if (k + 1 == last) {
-            __syncthreads();
-            sum_dz(before, dzbuf + odd * WARPS * ROWS * DZ_PITCH);
-        }
     }
+    __syncthreads();
+    if (last > first) sum_dz(p, ring[(last - first - 1) % RING], tile, dzbuf + ((last - first - 1) & 1) * WARPS * ROWS * DZ_PITCH);
 
     // dU of this span: lane holds channels g, g+8 and ranks 2c, 2c+1 of each tile.
     float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)span * RP * W * p.d_model;

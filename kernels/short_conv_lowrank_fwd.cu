@@ -1,24 +1,37 @@
 // Low-rank short convolution, forward: y[t, d] = act(sum_w (sum_r z[t, r] U[r, w, d] + static_w[w, d]) x[t-w, d]) (+ x[t, d]).
 //
 // The taps of 16 rows x 8 channels x one w are one tensor-core product over r, left in fp32 registers and used where they are.
-// A warp owns CW channels and marches over the rows of a chunk in steps of 16 MT; a lane owns 2 MT neighbouring rows of a
-// step and CW/4 neighbouring channels, so that its inputs x[t-w] are its own registers. Bytes per element at bf16:
+// A warp owns CW channels and marches over the rows of a chunk in steps of 32, its x rows copied two steps ahead into a ring of its own; a lane owns 4
+// neighbouring rows of a step and CW/4 neighbouring channels, so that its inputs x[t-w] are its own registers. Bytes per element at bf16:
 // 4 + 2 R / D; FLOP: 2 W R (tensor cores) + 2 W.
 //
 // Entry point: conv_lowrank_fwd. GRAD = 1: writes dy act'(pre) instead (the first pass of a SiLU backward).
-// grid.x = column tiles x chunks, grid.y = streams; further defines RANK, THREADS, CW, MT, CHUNK, ALIGNED (16-byte rows).
+// grid.x = column tiles x chunks, grid.y = streams; further defines RANK, THREADS, CW, CHUNK, ALIGNED (16-byte rows).
 #include "mma.cuh"
 
-constexpr int LC = CW / 4, LR = 2 * MT;  // channels and rows of a lane
+constexpr int STEP = 32, MT = 2, LR = 4, LC = CW / 4, SLOTS = 3;  // rows of a step, m-tiles, rows and channels of a lane
+constexpr int PER = 16 / (int)sizeof(elem), VECS = CW / PER;         // 16-byte copies in a row of a warp
+constexpr int X_PITCH = CW + PER, ZF_PITCH = RP;
 typedef Vec<LC, ALIGNED ? 16 : (int)sizeof(elem)> LVec;
+static_assert(W - 1 <= STEP, "the rows before a step are in the step before");
 
-__device__ __forceinline__ void load_row(LVec& v, const elem* row, int d, int d_model) {
-    v.zero();
-    if (!row) return;
-    if (ALIGNED) { if (d < d_model) v.load(row + d); }
-    else {
+// z row -> its place in shared memory: the rows that one ldmatrix reads lie together.
+__device__ __forceinline__ int z_place(int row) { return (row & ~31) + (row & 3) * 8 + ((row >> 2) & 7); }
+
+// Rows from .. from+n-1 of the chunk (negative: before it) into ring places (from + SLOTS*STEP) % (SLOTS*STEP) ..
+__device__ __forceinline__ void load_x(const Params& p, const Rows& r, const elem* x, int d0, elem* ring, int from, int n) {
+    const int lane = threadIdx.x & 31, v = lane % VECS * PER, d = d0 + v;
+    for (int k = lane / VECS; k < n; k += 32 / VECS) {
+        const int row = from + k, place = (row + SLOTS * STEP) % (SLOTS * STEP);
+        const elem* src = row < r.count ? input_row(p, r, x, r.row0 + row) : nullptr;
+        elem* dst = ring + place * X_PITCH + v;
+        if (ALIGNED) {
+            const bool valid = src && d < p.d_model;
+            copy16(shared_address(dst), valid ? src + d : p.x, valid);
+        } else {
 #pragma unroll
-        for (int i = 0; i < LC; i++) if (d + i < d_model) v.e[i] = row[d + i];
+            for (int e = 0; e < PER; e++) dst[e] = src && d + e < p.d_model ? src[d + e] : from_float(0.f);
+        }
     }
 }
 
@@ -27,6 +40,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
     __nv_bfloat16* us = reinterpret_cast<__nv_bfloat16*>(smem);
     __nv_bfloat16* zs = us + PARTS * W * RP * U_PITCH;
     const int tile = blockIdx.x % p.col_tiles, lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane >> 2, c = lane & 3;
+    elem* ring = reinterpret_cast<elem*>(zs + PARTS * CHUNK * ZF_PITCH) + warp * SLOTS * STEP * X_PITCH;
     Rows r;
     if (!chunk_rows(p, blockIdx.x / p.col_tiles, CHUNK, r)) return;
     const int d0 = tile * CT, d = d0 + warp * CW + c * LC;
@@ -35,65 +49,68 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
     elem* y = p.y + blockIdx.y * p.s_y;
     const elem* dy = GRAD ? p.dy + blockIdx.y * p.s_dy : nullptr;
 
-    LVec xv[W - 1 + LR];
-    auto load_rows = [&](int t) {
-#pragma unroll
-        for (int j = 0; j < W - 1 + LR; j++) {
-            const int row = t + g * LR + j - (W - 1);
-            load_row(xv[j], row < r.count ? input_row(p, r, x, r.row0 + row) : nullptr, d, p.d_model);
-        }
-    };
-    load_rows(0);
+    load_x(p, r, x, d0 + warp * CW, ring, -(W - 1), W - 1);
+    load_x(p, r, x, d0 + warp * CW, ring, 0, STEP);
+    copy_commit();
+    load_x(p, r, x, d0 + warp * CW, ring, STEP, STEP);
+    copy_commit();
     fill_u(p, d0, us);
     for (int i = threadIdx.x; i < CHUNK * RP; i += THREADS) {
         const int row = i / RP, k = i % RP;
         float v = 0.f;
         if (row < r.count) v = k < RANK ? to_float(z[(i64)(r.row0 + row) * p.ldw + k]) : STATIC && k == RANK ? 1.f : 0.f;
-        store_z(zs, CHUNK, row, k, v);
+        store_z(zs, CHUNK, ZF_PITCH, z_place(row), k, v);
     }
     __syncthreads();
 
     // ldmatrix addresses: B = U (rows r, columns channels) read transposed; A = z.
     const u32 u_lane = shared_address(us) + (lane & 7) * U_PITCH * 2 + warp * CW * 2;
-    for (int t = 0; t < r.count; t += 16 * MT) {
-        if (t) load_rows(t);
-        // Rows of m-tile i: g is row g*LR + 2i, g+8 the next.
-        float acc[MT][NT][4];
+    for (int t = 0, slot = 0; t < r.count; t += STEP, slot = slot + 1 == SLOTS ? 0 : slot + 1) {
+        copy_wait<1>();
+        __syncwarp();
+        LVec xv[W - 1 + LR];
 #pragma unroll
-        for (int i = 0; i < MT; i++)
+        for (int j = 0; j < W - 1 + LR; j++) {
+            int place = slot * STEP + g * LR + j - (W - 1);
+            if (j < W - 1 && place < 0) place += SLOTS * STEP;
+            xv[j].get(ring + place * X_PITCH + c * LC);
+        }
+        __syncwarp();
+        if (t + 2 * STEP < r.count) load_x(p, r, x, d0 + warp * CW, ring, t + 2 * STEP, STEP);
+        copy_commit();
+#pragma unroll
+        for (int i = 0; i < MT; i++) {
+            // Rows of m-tile i: g is row g*LR + 2i, g+8 the next.
+            u32 za[(RT + 1) / 2][PARTS][4];
+#pragma unroll
+            for (int k = 0; k < (RT + 1) / 2; k++)
+#pragma unroll
+                for (int q = 0; q < PARTS; q++) {
+                    const int place = t + (2 * i + ((lane >> 3) & 1)) * 8 + (lane & 7);
+                    ldmatrix4<false>(za[k][q], shared_address(zs) + ((q * CHUNK + place) * ZF_PITCH + k * 16 + (2 * k + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+                }
+            float acc[NT][4];
 #pragma unroll
             for (int j = 0; j < NT; j++)
 #pragma unroll
-                for (int k = 0; k < 4; k++) acc[i][j][k] = 0.f;
+                for (int k = 0; k < 4; k++) acc[j][k] = 0.f;
 #pragma unroll
-        for (int w = 0; w < W; w++) {
-            float tap[MT][NT][4];
-#pragma unroll
-            for (int i = 0; i < MT; i++)
+            for (int w = 0; w < W; w++) {
+                float tap[NT][4];
 #pragma unroll
                 for (int j = 0; j < NT; j++)
 #pragma unroll
-                    for (int k = 0; k < 4; k++) tap[i][j][k] = 0.f;
+                    for (int k = 0; k < 4; k++) tap[j][k] = 0.f;
 #pragma unroll
-            for (int k = 0; k < (RT + 1) / 2; k++) {
-                const bool whole = 2 * k + 1 < RT;
-                // Matrices of U: (r half, column tile) = (0, j), (1, j), (0, j+1), (1, j+1).
-                u32 ub[PARTS][NT / 2][4];
+                for (int k = 0; k < (RT + 1) / 2; k++) {
+                    const bool whole = 2 * k + 1 < RT;
+                    // Matrices of U: (r half, column tile) = (0, j), (1, j), (0, j+1), (1, j+1).
+                    u32 ub[PARTS][NT / 2][4];
 #pragma unroll
-                for (int q = 0; q < PARTS; q++)
+                    for (int q = 0; q < PARTS; q++)
 #pragma unroll
-                    for (int j = 0; j < NT / 2; j++) {
-                        const int half = whole ? (lane >> 3) & 1 : 0;
-                        ldmatrix4<true>(ub[q][j], u_lane + (((q * W + w) * RP + k * 16 + half * 8) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
-                    }
-#pragma unroll
-                for (int i = 0; i < MT; i++) {
-                    u32 za[PARTS][4];
-#pragma unroll
-                    for (int q = 0; q < PARTS; q++) {
-                        const int row = min(t + (lane & 7) * LR + 2 * i + ((lane >> 3) & 1), CHUNK - 1);
-                        ldmatrix4<false>(za[q], shared_address(zs) + ((q * CHUNK + row) * Z_PITCH + k * 16 + (whole ? (lane >> 4) * 8 : 0)) * 2);
-                    }
+                        for (int j = 0; j < NT / 2; j++)
+                            ldmatrix4<true>(ub[q][j], u_lane + (((q * W + w) * RP + k * 16 + (whole ? ((lane >> 3) & 1) * 8 : 0)) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
 #pragma unroll
                     for (int j = 0; j < NT; j++)
 #pragma unroll
@@ -101,20 +118,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
 #pragma unroll
                             for (int b = 0; a + b < PARTS; b++) {
                                 const u32 b0 = ub[b][j / 2][(j & 1) * 2], b1 = ub[b][j / 2][(j & 1) * 2 + 1];
-                                if (whole) mma16(tap[i][j], za[a], b0, b1); else mma8(tap[i][j], za[a][0], za[a][1], b0);
+                                if (whole) mma16(tap[j], za[k][a], b0, b1); else mma8(tap[j], za[k][a][0], za[k][a][1], b0);
                             }
                 }
-            }
-#pragma unroll
-            for (int i = 0; i < MT; i++)
 #pragma unroll
                 for (int j = 0; j < NT; j++)
 #pragma unroll
                     for (int k = 0; k < 4; k++)
-                        acc[i][j][k] = fmaf(tap[i][j][k], to_float(xv[W - 1 + 2 * i + k / 2 - w].e[2 * j + (k & 1)]), acc[i][j][k]);
-        }
-#pragma unroll
-        for (int i = 0; i < MT; i++)
+                        acc[j][k] = fmaf(tap[j][k], to_float(xv[W - 1 + 2 * i + k / 2 - w].e[2 * j + (k & 1)]), acc[j][k]);
+            }
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 const int row = t + g * LR + 2 * i + e;
@@ -125,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
                 for (int j = 0; j < NT; j++)
 #pragma unroll
                     for (int k = 0; k < 2; k++) {
-                        float v = acc[i][j][2 * e + k];
+                        float v = acc[j][2 * e + k];
                         if (GRAD) {
                             const int dd = d + 2 * j + k;
                             v = dd < p.d_model ? to_float(dy[at * p.lddy + dd]) * silu_grad(v) : 0.f;
@@ -143,5 +155,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
                     for (int k = 0; k < LC; k++) if (d + k < p.d_model) dst[k] = o.e[k];
                 }
             }
+        }
     }
 }

@@ -19,6 +19,15 @@ __device__ __forceinline__ void mma8(float (&c)[4], u32 a0, u32 a1, u32 b0) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
 }
+// The same from zero.
+__device__ __forceinline__ void mma16_from_zero(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
+}
+__device__ __forceinline__ void mma8_from_zero(float (&c)[4], u32 a0, u32 a1, u32 b0) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
+        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3]) : "r"(a0), "r"(a1), "r"(b0), "f"(0.f));
+}
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 // N 8x8 matrices; lane 8 i + j gives the address of row j of matrix i.
 template <bool TRANS> __device__ __forceinline__ void ldmatrix4(u32 (&v)[4], u32 a) {
@@ -61,15 +70,22 @@ template <int COUNT> __device__ __forceinline__ void split(float2 v, u32 (&part)
 #if DTYPE == 1
 typedef u32 Pair;
 __device__ __forceinline__ float2 pair_float(Pair v) { return unpack_bf16(v); }
-// g*x exactly, as two bf16 each: the rounded product and what rounding left.
-__device__ __forceinline__ void pair_product(Pair g, Pair x, u32 (&part)[PROD]) {
-    part[0] = fma_bf16x2(g, x, 0x80008000u);
-    asm("{.reg .b32 t; neg.bf16x2 t, %3; fma.rn.bf16x2 %0, %1, %2, t;}" : "=r"(part[1]) : "r"(g), "r"(x), "r"(part[0]));
+// g*x exactly: the rounded product, and what rounding left with its sign turned (saves an instruction; the other operand of
+// that part is turned as well).
+struct Factor { u32 v, negative; };
+__device__ __forceinline__ Factor factor(Pair g) { return {g, g ^ 0x80008000u}; }
+__device__ __forceinline__ void pair_product(Factor g, Pair x, u32 (&part)[PROD]) {
+    part[0] = fma_bf16x2(g.v, x, 0x80008000u);
+    part[1] = fma_bf16x2(g.negative, x, part[0]);
 }
+__device__ __forceinline__ u32 turned(int part, u32 b) { return part == 1 ? b ^ 0x80008000u : b; }
 #else
 typedef float2 Pair;
 __device__ __forceinline__ float2 pair_float(Pair v) { return v; }
-__device__ __forceinline__ void pair_product(Pair g, Pair x, u32 (&part)[PROD]) { split<PROD>(make_float2(g.x * x.x, g.y * x.y), part); }
+typedef float2 Factor;
+__device__ __forceinline__ Factor factor(Pair g) { return g; }
+__device__ __forceinline__ u32 turned(int, u32 b) { return b; }
+__device__ __forceinline__ void pair_product(Factor g, Pair x, u32 (&part)[PROD]) { split<PROD>(make_float2(g.x * x.x, g.y * x.y), part); }
 #endif
 __device__ __forceinline__ Pair load_pair(const elem* p) {
 #if DTYPE == 1
@@ -118,5 +134,34 @@ __device__ __forceinline__ void store_z(__nv_bfloat16* shared, int rows, int pit
         const __nv_bfloat16 b = __float2bfloat16_rn(v);
         shared[(k * rows + row) * pitch + r] = b;
         v -= __bfloat162float(b);
+    }
+}
+
+// tap[j] = z U over all ranks for the column tiles of a warp: za [k16][parts] A operands; u the lane's ldmatrix address of
+// rank 0, column tile 0 of one w; `part_step` bytes between parts.
+template <int TILES> __device__ __forceinline__ void taps(float (&tap)[TILES][4], const u32 (&za)[(RT + 1) / 2][PARTS][4], u32 u, u32 part_step) {
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int k = 0; k < (RT + 1) / 2; k++) {
+        const bool whole = 2 * k + 1 < RT;
+        // Matrices of U: (rank half, column tile) = (0, j), (1, j), (0, j+1), (1, j+1).
+        u32 ub[PARTS][TILES / 2][4];
+#pragma unroll
+        for (int q = 0; q < PARTS; q++)
+#pragma unroll
+            for (int j = 0; j < TILES / 2; j++)
+                ldmatrix4<true>(ub[q][j], u + q * part_step + ((k * 16 + (whole ? ((lane >> 3) & 1) * 8 : 0) + (lane & 7)) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
+#pragma unroll
+        for (int j = 0; j < TILES; j++)
+#pragma unroll
+            for (int a = 0; a < PARTS; a++)
+#pragma unroll
+                for (int b = 0; a + b < PARTS; b++) {
+                    const u32 b0 = ub[b][j / 2][(j & 1) * 2], b1 = ub[b][j / 2][(j & 1) * 2 + 1];
+                    if (k + a + b == 0) {
+                        if (whole) mma16_from_zero(tap[j], za[k][a], b0, b1); else mma8_from_zero(tap[j], za[k][a][0], za[k][a][1], b0);
+                    } else if (whole) mma16(tap[j], za[k][a], b0, b1);
+                    else mma8(tap[j], za[k][a][0], za[k][a][1], b0);
+                }
     }
 }

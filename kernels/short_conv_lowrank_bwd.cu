@@ -210,73 +210,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                     }
 #pragma unroll
             for (int w = 0; w < W; w++) {
-                float tap[MT][NT][4];
 #pragma unroll
-                for (int i = 0; i < MT; i++)
+                for (int i = 0; i < MT; i++) {
+                    u32 za[(RT + 1) / 2][PARTS][4];
 #pragma unroll
-                    for (int j = 0; j < NT; j++)
+                    for (int kk = 0; kk < (RT + 1) / 2; kk++)
 #pragma unroll
-                        for (int e = 0; e < 4; e++) tap[i][j][e] = 0.f;
-#pragma unroll
-                for (int kk = 0; kk < (RT + 1) / 2; kk++) {
-                    const bool whole = 2 * kk + 1 < RT;
-                    u32 ub[PARTS][NT / 2][4], za[MT][PARTS][4];
-#pragma unroll
-                    for (int q = 0; q < PARTS; q++) {
-#pragma unroll
-                        for (int j = 0; j < NT / 2; j++)
-                            ldmatrix4<true>(ub[q][j], u_base + (((q * W + w) * RP + kk * 16 + (whole ? ((lane >> 3) & 1) * 8 : 0) + (lane & 7)) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
-#pragma unroll
-                        for (int i = 0; i < MT; i++)
-                            ldmatrix4<false>(za[i][q], zs + ((q * HALO + (lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w) * Z_PITCH + kk * 16 + (whole ? (lane >> 4) * 8 : 0)) * 2);
-                    }
-#pragma unroll
-                    for (int i = 0; i < MT; i++)
-#pragma unroll
-                        for (int j = 0; j < NT; j++)
-#pragma unroll
-                            for (int a = 0; a < PARTS; a++)
-#pragma unroll
-                                for (int b = 0; a + b < PARTS; b++) {
-                                    const u32 b0 = ub[b][j / 2][(j & 1) * 2], b1 = ub[b][j / 2][(j & 1) * 2 + 1];
-                                    if (whole) mma16(tap[i][j], za[i][a], b0, b1); else mma8(tap[i][j], za[i][a][0], za[i][a][1], b0);
-                                }
-                }
-#pragma unroll
-                for (int i = 0; i < MT; i++)
+                        for (int q = 0; q < PARTS; q++)
+                            ldmatrix4<false>(za[kk][q], zs + ((q * HALO + (lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w) * Z_PITCH + kk * 16 + (2 * kk + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+                    float tap[NT][4];
+                    taps<NT>(tap, za, u_base + w * RP * U_PITCH * 2, W * RP * U_PITCH * 2);
 #pragma unroll
                     for (int j = 0; j < NT; j++)
 #pragma unroll
                         for (int e = 0; e < 2; e++) {
                             const float2 v = pair_float(gv[2 * i + e + w][j]);
-                            acc[i][j][2 * e] = fmaf(tap[i][j][2 * e], v.x, acc[i][j][2 * e]);
-                            acc[i][j][2 * e + 1] = fmaf(tap[i][j][2 * e + 1], v.y, acc[i][j][2 * e + 1]);
+                            acc[i][j][2 * e] = fmaf(tap[j][2 * e], v.x, acc[i][j][2 * e]);
+                            acc[i][j][2 * e + 1] = fmaf(tap[j][2 * e + 1], v.y, acc[i][j][2 * e + 1]);
                         }
+                }
             }
+            elem* dst = dx + (i64)(t.x + g * LR) * p.ldy + d;
 #pragma unroll
-                for (int i = 0; i < MT; i++)
+            for (int i = 0; i < MT; i++)
 #pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        const int row = g * LR + 2 * i + e;
-                        if (row >= count || d >= p.d_model) continue;
-                        const i64 at = t.x + row;
-                        float out[LC];
+                for (int e = 0; e < 2; e++, dst += p.ldy) {
+                    const int row = g * LR + 2 * i + e;
+                    if (row >= count || d >= p.d_model) continue;
+                    float out[LC];
 #pragma unroll
-                        for (int j = 0; j < NT; j++) { out[2 * j] = acc[i][j][2 * e]; out[2 * j + 1] = acc[i][j][2 * e + 1]; }
-                        if (RES_IN) {
-                            const elem* res = p.res + blockIdx.y * p.s_res + at * p.ldres + d;
+                    for (int j = 0; j < NT; j++) { out[2 * j] = acc[i][j][2 * e]; out[2 * j + 1] = acc[i][j][2 * e + 1]; }
+                    if (RES_IN) {
+                        const elem* res = p.res + blockIdx.y * p.s_res + (i64)(t.x + row) * p.ldres + d;
 #pragma unroll
-                            for (int q = 0; q < LC; q++) if (d + q < p.d_model) out[q] += to_float(res[q]);
-                        }
-                        Vec<LC, ALIGNED ? 16 : (int)sizeof(elem)> o;
-                        o.set(out);
-                        elem* dst = dx + at * p.ldy + d;
-                        if (ALIGNED) o.store(dst);
-                        else {
-#pragma unroll
-                            for (int q = 0; q < LC; q++) if (d + q < p.d_model) dst[q] = o.e[q];
-                        }
+                        for (int q = 0; q < LC; q++) if (d + q < p.d_model) out[q] += to_float(res[q]);
                     }
+                    Vec<LC, ALIGNED ? 16 : (int)sizeof(elem)> o;
+                    o.set(out);
+                    if (ALIGNED) o.store(dst);
+                    else {
+#pragma unroll
+                        for (int q = 0; q < LC; q++) if (d + q < p.d_model) dst[q] = o.e[q];
+                    }
+                }
         }
 
         // dz: A = P (rows g*LR+2i, +1; 16 channels of column tiles 2m, 2m+1), B = U along channels.
@@ -307,7 +283,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 #pragma unroll
                         for (int e = 0; e < 4; e++) {
                             u32 part[PROD];
-                            pair_product(gv[2 * i + (e & 1)][2 * m + (e >> 1)], xv[W - 1 + 2 * i + (e & 1) - w][2 * m + (e >> 1)], part);
+                            pair_product(factor(gv[2 * i + (e & 1)][2 * m + (e >> 1)]), xv[W - 1 + 2 * i + (e & 1) - w][2 * m + (e >> 1)], part);
 #pragma unroll
                             for (int a = 0; a < PROD; a++) pa[a][e] = part[a];
                         }
@@ -316,7 +292,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 #pragma unroll
                             for (int a = 0; a < PROD; a++)
 #pragma unroll
-                                for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(dz[i][n], pa[a], ub[b][n][0], ub[b][n][1]);
+                                for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(dz[i][n], pa[a], turned(a, ub[b][n][0]), turned(a, ub[b][n][1]));
                     }
                 }
             float* out = dzbuf + (odd * WARPS + warp) * ROWS * DZ_PITCH;
@@ -349,7 +325,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
                         u32 part[PROD];
-                        pair_product(ga.v[e], xa.v[e], part);
+                        pair_product(factor(ga.v[e]), xa.v[e], part);
 #pragma unroll
                         for (int a = 0; a < PROD; a++) pa[a][e] = part[a];
                     }
@@ -358,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 #pragma unroll
                         for (int a = 0; a < PROD; a++)
 #pragma unroll
-                            for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(du[i][w][n], pa[a], zb[b][n][0], zb[b][n][1]);
+                            for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(du[i][w][n], pa[a], turned(a, zb[b][n][0]), turned(a, zb[b][n][1]));
                 }
             }
         }

@@ -63,8 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
     }
     __syncthreads();
 
-    // ldmatrix addresses: B = U (rows r, columns channels) read transposed; A = z.
-    const u32 u_lane = shared_address(us) + (lane & 7) * U_PITCH * 2 + warp * CW * 2;
+    const u32 us_at = shared_address(us) + warp * CW * 2;
     for (int t = 0, slot = 0; t < r.count; t += STEP, slot = slot + 1 == SLOTS ? 0 : slot + 1) {
         copy_wait<1>();
         __syncwarp();
@@ -97,30 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
 #pragma unroll
             for (int w = 0; w < W; w++) {
                 float tap[NT][4];
-#pragma unroll
-                for (int j = 0; j < NT; j++)
-#pragma unroll
-                    for (int k = 0; k < 4; k++) tap[j][k] = 0.f;
-#pragma unroll
-                for (int k = 0; k < (RT + 1) / 2; k++) {
-                    const bool whole = 2 * k + 1 < RT;
-                    // Matrices of U: (r half, column tile) = (0, j), (1, j), (0, j+1), (1, j+1).
-                    u32 ub[PARTS][NT / 2][4];
-#pragma unroll
-                    for (int q = 0; q < PARTS; q++)
-#pragma unroll
-                        for (int j = 0; j < NT / 2; j++)
-                            ldmatrix4<true>(ub[q][j], u_lane + (((q * W + w) * RP + k * 16 + (whole ? ((lane >> 3) & 1) * 8 : 0)) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
-#pragma unroll
-                    for (int j = 0; j < NT; j++)
-#pragma unroll
-                        for (int a = 0; a < PARTS; a++)
-#pragma unroll
-                            for (int b = 0; a + b < PARTS; b++) {
-                                const u32 b0 = ub[b][j / 2][(j & 1) * 2], b1 = ub[b][j / 2][(j & 1) * 2 + 1];
-                                if (whole) mma16(tap[j], za[k][a], b0, b1); else mma8(tap[j], za[k][a][0], za[k][a][1], b0);
-                            }
-                }
+                taps<NT>(tap, za, us_at + w * RP * U_PITCH * 2, W * RP * U_PITCH * 2);
 #pragma unroll
                 for (int j = 0; j < NT; j++)
 #pragma unroll

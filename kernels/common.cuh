@@ -99,6 +99,41 @@ template <> struct Word<16> { typedef uint4 type; };
 constexpr int pow2_part(int n) { return n & -n; }
 constexpr int min_of(int a, int b) { return a < b ? a : b; }
 
+#ifndef LOAD_HINT
+#define LOAD_HINT 0
+#endif
+#ifndef STORE_HINT
+#define STORE_HINT 0
+#endif
+#if LOAD_HINT == 1
+#define LD "ld.global.nc.L1::no_allocate"
+#elif LOAD_HINT == 2
+#define LD "ld.global.nc.L2::128B"
+#elif LOAD_HINT == 3
+#define LD "ld.global.nc.L1::no_allocate.L2::256B"
+#else
+#define LD "ld.global.nc"
+#endif
+#if STORE_HINT == 1
+#define ST "st.global.cs"
+#else
+#define ST "st.global"
+#endif
+__device__ __forceinline__ uint4 load_word(const uint4* p) {
+    uint4 v; asm volatile(LD ".v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p)); return v;
+}
+__device__ __forceinline__ uint2 load_word(const uint2* p) {
+    uint2 v; asm volatile(LD ".v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p)); return v;
+}
+__device__ __forceinline__ u32 load_word(const u32* p) {
+    u32 v; asm volatile(LD ".u32 %0, [%1];" : "=r"(v) : "l"(p)); return v;
+}
+__device__ __forceinline__ unsigned short load_word(const unsigned short* p) { return __ldg(p); }
+__device__ __forceinline__ void store_word(uint4* p, uint4 v) { asm volatile(ST ".v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); }
+__device__ __forceinline__ void store_word(uint2* p, uint2 v) { asm volatile(ST ".v2.u32 [%0], {%1,%2};" :: "l"(p), "r"(v.x), "r"(v.y) : "memory"); }
+__device__ __forceinline__ void store_word(u32* p, u32 v) { asm volatile(ST ".u32 [%0], %1;" :: "l"(p), "r"(v) : "memory"); }
+__device__ __forceinline__ void store_word(unsigned short* p, unsigned short v) { *p = v; }
+
 template <int COUNT, int ALIGN> struct alignas(16) Vec {
     static constexpr int BYTES = COUNT * (int)sizeof(elem);
     static constexpr int WORD = min_of(min_of(ALIGN, pow2_part(BYTES)), 16);
@@ -106,7 +141,7 @@ template <int COUNT, int ALIGN> struct alignas(16) Vec {
     elem e[COUNT];
     __device__ __forceinline__ void load(const elem* src) {
 #pragma unroll
-        for (int i = 0; i < BYTES / WORD; i++) reinterpret_cast<word*>(e)[i] = __ldg(reinterpret_cast<const word*>(src) + i);
+        for (int i = 0; i < BYTES / WORD; i++) reinterpret_cast<word*>(e)[i] = load_word(reinterpret_cast<const word*>(src) + i);
     }
     // From shared memory.
     __device__ __forceinline__ void get(const elem* src) {
@@ -121,7 +156,7 @@ template <int COUNT, int ALIGN> struct alignas(16) Vec {
     }
     __device__ __forceinline__ void store(elem* dst) const {
 #pragma unroll
-        for (int i = 0; i < BYTES / WORD; i++) reinterpret_cast<word*>(dst)[i] = reinterpret_cast<const word*>(e)[i];
+        for (int i = 0; i < BYTES / WORD; i++) store_word(reinterpret_cast<word*>(dst) + i, reinterpret_cast<const word*>(e)[i]);
     }
     __device__ __forceinline__ void set(const float* v) {
 #if DTYPE == 1

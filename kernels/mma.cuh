@@ -9,7 +9,10 @@
 #include "common.cuh"
 
 constexpr int PARTS = DTYPE == 1 ? 1 : DTYPE == 2 ? 2 : 3;
-constexpr int PROD = DTYPE == 0 ? 3 : 2;  // parts of g*x: a product of two bf16 is exactly the sum of two
+#ifndef PRODUCT_PARTS
+#define PRODUCT_PARTS 2
+#endif
+constexpr int PROD = DTYPE == 0 ? 3 : PRODUCT_PARTS;  // parts of g*x: a product of two bf16 is exactly the sum of two
 
 __device__ __forceinline__ void mma16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -76,7 +79,7 @@ struct Factor { u32 v, negative; };
 __device__ __forceinline__ Factor factor(Pair g) { return {g, g ^ 0x80008000u}; }
 __device__ __forceinline__ void pair_product(Factor g, Pair x, u32 (&part)[PROD]) {
     part[0] = fma_bf16x2(g.v, x, 0x80008000u);
-    part[1] = fma_bf16x2(g.negative, x, part[0]);
+    if (PROD > 1) part[PROD - 1] = fma_bf16x2(g.negative, x, part[0]);
 }
 __device__ __forceinline__ u32 turned(int part, u32 b) { return part == 1 ? b ^ 0x80008000u : b; }
 #else
@@ -109,21 +112,38 @@ __device__ __forceinline__ int column_of(int channel) {
 }
 
 // U (and static_w as rank R) of the block's channels: shared [PARTS][W][RP][U_PITCH], channels in column order, zero past R and D.
+// All of a thread's loads are issued before its first store.
 __device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* shared) {
+    constexpr int PER = ALIGNED ? 8 : 2, VECS = CT / PER, ALL = W * RP * VECS, BATCH = ALIGNED ? 8 : 16;
+    typedef Vec<PER, ALIGNED ? 16 : (int)sizeof(elem)> UVec;
     const elem* u = p.u + blockIdx.y * p.s_u;
     const elem* sw = p.static_w + blockIdx.y * p.s_static;
-    for (int i = threadIdx.x; i < W * RP * (CT / 2); i += THREADS) {
-        const int q = i % (CT / 2) * 2, row = i / (CT / 2), r = row % RP, w = row / RP, d = d0 + q;
-        float2 v = make_float2(0.f, 0.f);
-        const elem* src = r < RANK ? u + (i64)r * W * p.d_model + (i64)w * p.d_model : STATIC && r == RANK ? sw + (i64)w * p.d_model : nullptr;
-        if (src && d < p.d_model) {
-            v.x = to_float(src[d]);
-            if (d + 1 < p.d_model) v.y = to_float(src[d + 1]);
-        }
-        u32 part[PARTS];
-        split<PARTS>(v, part);
+    for (int from = threadIdx.x; from < ALL; from += THREADS * BATCH) {
+        UVec v[BATCH];
 #pragma unroll
-        for (int k = 0; k < PARTS; k++) *reinterpret_cast<u32*>(shared + ((k * W + w) * RP + r) * U_PITCH + column_of(q)) = part[k];
+        for (int k = 0; k < BATCH; k++) {
+            const int i = from + k * THREADS, row = i / VECS, r = row % RP, w = row / RP, d = d0 + i % VECS * PER;
+            v[k].zero();
+            const elem* src = i >= ALL ? nullptr : r < RANK ? u + ((i64)r * W + w) * p.d_model : STATIC && r == RANK ? sw + (i64)w * p.d_model : nullptr;
+            if (!src) continue;
+            if (ALIGNED) { if (d < p.d_model) v[k].load(src + d); }
+            else {
+#pragma unroll
+                for (int e = 0; e < PER; e++) if (d + e < p.d_model) v[k].e[e] = src[d + e];
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            const int i = from + k * THREADS, row = i / VECS;
+            if (i >= ALL) break;
+#pragma unroll
+            for (int e = 0; e < PER; e += 2) {
+                u32 part[PARTS];
+                split<PARTS>(make_float2(to_float(v[k].e[e]), to_float(v[k].e[e + 1])), part);
+#pragma unroll
+                for (int q = 0; q < PARTS; q++) *reinterpret_cast<u32*>(shared + (q * W * RP + row) * U_PITCH + column_of(i % VECS * PER + e)) = part[q];
+            }
+        }
     }
 }
 

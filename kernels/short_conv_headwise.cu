@@ -81,16 +81,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_fwd(const __grid_cons
     elem* y = p.y + blockIdx.y * p.s_y + th.d;
     XVec xv[W - 1 + TPT];
     load_halo(p, th, xv);
-    for (int t = 0; t < th.r.count; t += TPT) {
-        WVec wv[TPT];
+    XVec nx[TPT];
+    WVec nw[TPT];
+    auto fetch = [&](int t) {
 #pragma unroll
         for (int j = 0; j < TPT; j++) {
             if (t + j < th.r.count) {
                 const i64 row = th.r.row0 + t + j;
-                xv[W - 1 + j].load(th.x + row * p.ldx);
-                if (HEADWISE) wv[j].load(th.weight + row * p.ldw);
-            } else { xv[W - 1 + j].zero(); wv[j].zero(); }
+                nx[j].load(th.x + row * p.ldx);
+                if (HEADWISE) nw[j].load(th.weight + row * p.ldw);
+            } else { nx[j].zero(); nw[j].zero(); }
         }
+    };
+    if (PREFETCH) fetch(0);
+    for (int t = 0; t < th.r.count; t += TPT) {
+        if (!PREFETCH) fetch(t);
+        WVec wv[TPT];
+#pragma unroll
+        for (int j = 0; j < TPT; j++) { xv[W - 1 + j] = nx[j]; wv[j] = nw[j]; }
+        if (PREFETCH) fetch(t + TPT);
 #pragma unroll
         for (int j = 0; j < TPT; j++) {
             float out[VEC];
@@ -179,6 +188,66 @@ __device__ __forceinline__ void store_dweight(const Params& p, const Thread& th,
 #endif
 }
 
+// Without static_w: the TPT rows of a chunk at once, all loads before the first use (CHUNK = TPT).
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd_tile(const __grid_constant__ Params p) {
+    extern __shared__ float shared[];
+    constexpr int REACH = TPT + W - 1, OWN = SILU ? REACH : TPT;
+    Thread th;
+    setup(p, th);
+    const elem* dy = p.dy + blockIdx.y * p.s_dy + th.d;
+    elem* dx = p.y + blockIdx.y * p.s_y + th.d;
+    XVec xv[W - 1 + OWN], gv[REACH];
+    WVec wv[REACH];
+    const int n = th.r.count, reach = th.active ? min(n + W - 1, th.r.end - th.r.row0) : 0;
+#pragma unroll
+    for (int j = 0; j < REACH; j++) {
+        const i64 row = th.r.row0 + j;
+        if (j < reach) gv[j].load(dy + row * p.lddy); else gv[j].zero();
+        if (HEADWISE && j < reach) wv[j].load(th.weight + row * p.ldw); else wv[j].zero();
+        if (j < OWN) { if (j < reach) xv[W - 1 + j].load(th.x + row * p.ldx); else xv[W - 1 + j].zero(); }
+    }
+#pragma unroll
+    for (int k = 0; k < W - 1; k++) {
+        const elem* row = th.active ? input_row(p, th.r, th.x - th.d, th.r.row0 - (W - 1) + k) : nullptr;
+        if (row) xv[k].load(row + th.d); else xv[k].zero();
+    }
+    float part[TPT][NH][W];
+#pragma unroll
+    for (int j = 0; j < TPT; j++)
+#pragma unroll
+        for (int h = 0; h < NH; h++)
+#pragma unroll
+            for (int w = 0; w < W; w++) part[j][h][w] = 0.f;
+    float out[TPT][VEC];
+#pragma unroll
+    for (int j = 0; j < TPT; j++)
+#pragma unroll
+        for (int i = 0; i < VEC; i++) out[j][i] = RESIDUAL ? to_float(gv[j].e[i]) : 0.f;
+#pragma unroll
+    for (int j = 0; j < REACH; j++)
+#pragma unroll
+        for (int i = 0; i < VEC; i++) {
+            float g = to_float(gv[j].e[i]);
+            if (SILU) {
+                float pre = 0.f;
+#pragma unroll
+                for (int w = 0; w < W; w++) pre = fmaf(tap(th, wv[j], w, i), to_float(xv[(W - 1 + j - w) % (W - 1 + OWN)].e[i]), pre);
+                g *= silu_grad(pre);
+            }
+#pragma unroll
+            for (int w = 0; w < W; w++) {
+                if (j - w >= 0 && j - w < TPT) out[(j - w + TPT) % TPT][i] = fmaf(tap(th, wv[j], w, i), g, out[(j - w + TPT) % TPT][i]);
+                if (HEADWISE && j < TPT) { float& s = part[j % TPT][NH == 1 ? 0 : i * NH / VEC][w]; s = fmaf(g, to_float(xv[(W - 1 + j - w) % (W - 1 + OWN)].e[i]), s); }
+            }
+        }
+#pragma unroll
+    for (int j = 0; j < TPT; j++) if (th.active && j < n) {
+        XVec o; o.set(out[j]);
+        o.store(dx + (i64)(th.r.row0 + j) * p.ldy);
+    }
+    if (HEADWISE) store_dweight(p, th, 0, part, shared);
+}
+
 // Rows [row0, row0 + count) of dx and dweight. The W-1 rows after them are read again for their share of dx.
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const __grid_constant__ Params p) {
     extern __shared__ float shared[];
@@ -206,19 +275,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const
 #else
     const int trips = n > 0 && th.active ? n + W - 1 : 0;
 #endif
-    for (int t = 0; t < trips; t += TPT) {
-        XVec gv[TPT];
-        WVec wv[TPT];
+    XVec nx[TPT], ng[TPT];
+    WVec nw[TPT];
+    auto fetch = [&](int t) {
 #pragma unroll
         for (int j = 0; j < TPT; j++) {
             const i64 row = th.r.row0 + t + j;
-            gv[j].zero(); wv[j].zero(); xv[W - 1 + j].zero();
+            ng[j].zero(); nw[j].zero(); nx[j].zero();
             if (th.active && t + j < reach) {
-                gv[j].load(dy + row * p.lddy);
-                if (HEADWISE) wv[j].load(th.weight + row * p.ldw);
-                if (SILU || t + j < n) xv[W - 1 + j].load(th.x + row * p.ldx);
+                ng[j].load(dy + row * p.lddy);
+                if (HEADWISE) nw[j].load(th.weight + row * p.ldw);
+                if (SILU || t + j < n) nx[j].load(th.x + row * p.ldx);
             }
         }
+    };
+    if (PREFETCH) fetch(0);
+    for (int t = 0; t < trips; t += TPT) {
+        if (!PREFETCH) fetch(t);
+        XVec gv[TPT];
+        WVec wv[TPT];
+#pragma unroll
+        for (int j = 0; j < TPT; j++) { xv[W - 1 + j] = nx[j]; gv[j] = ng[j]; wv[j] = nw[j]; }
+        if (PREFETCH) fetch(t + TPT);
         float part[TPT][NH][W];
 #pragma unroll
         for (int j = 0; j < TPT; j++) {

@@ -18,7 +18,7 @@
 constexpr int ROWS = 32, HALO = ROWS + W - 1, MT = 2, LR = 4, LC = CW / 4;
 constexpr int PITCH = CT + 16 / (int)sizeof(elem);
 constexpr int Z_LOADS = (HALO * RS + THREADS - 1) / THREADS;
-constexpr int STAGE_BYTES = 2 * HALO * PITCH * (int)sizeof(elem), Z_BYTES = PARTS * HALO * Z_PITCH * 2;
+constexpr int STAGE_BYTES = 2 * HALO * PITCH * (int)sizeof(elem), Z_BYTES = PARTS * ((HALO + 3) / 4 * 4) * Z_PITCH * 2;
 constexpr int DZ_PITCH = QT * 8 + 4, RING = 8;
 
 constexpr int PER = 16 / (int)sizeof(elem), VECS = CT / PER, AT_ONCE = THREADS / VECS;  // copies of 16 bytes
@@ -70,6 +70,10 @@ __device__ __forceinline__ void load_stage(const Params& p, int4 t, int d0, elem
     }
 }
 
+// z row -> its place in shared memory: rows 4 apart, which one ldmatrix reads, lie together.
+constexpr int Z_QUARTER = (HALO + 3) / 4, Z_ROWS = 4 * Z_QUARTER;
+__device__ __forceinline__ int z_place(int row) { return (row & 3) * Z_QUARTER + (row >> 2); }
+
 // z rows row0 .. row0+HALO-1 (rank R: 1), fetched early and stored to shared memory a step later.
 __device__ __forceinline__ void fetch_z(const Params& p, int4 t, float (&v)[Z_LOADS]) {
     const elem* z = p.weight + blockIdx.y * p.s_w + (i64)t.x * p.ldw;
@@ -85,7 +89,7 @@ __device__ __forceinline__ void put_z(const float (&v)[Z_LOADS], __nv_bfloat16* 
 #pragma unroll
     for (int k = 0; k < Z_LOADS; k++) {
         const u32 i = threadIdx.x + k * THREADS, row = i / RS, r = i % RS;
-        if (row < HALO) store_z(zs, HALO, Z_PITCH, row, r, v[k]);
+        if (row < HALO) store_z(zs, Z_ROWS, Z_PITCH, z_place(row), r, v[k]);
     }
 }
 
@@ -150,9 +154,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
     elem* dx = p.y + blockIdx.y * p.s_y;
 
     auto stage_x = [&](int k) { return reinterpret_cast<elem*>(stages + k * STAGE_BYTES); };
-    // Rows past those copied (tile not valid) and ranks past RS must still be numbers.
-    for (int i = threadIdx.x; i < (STAGES * STAGE_BYTES + 2 * Z_BYTES) / 4; i += THREADS) reinterpret_cast<u32*>(stages)[i] = 0;
-    fill_u(p, d0, us);
+    // Ranks past RS must be zero.
+    for (int i = threadIdx.x; i < 2 * Z_BYTES / 4; i += THREADS) reinterpret_cast<u32*>(zbuf)[i] = 0;
     for (int k = threadIdx.x; k < STAGES; k += THREADS) ring[k] = describe(p, first + k, last);
     __syncthreads();
 #pragma unroll
@@ -162,6 +165,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
     }
     float zv[Z_LOADS];
     fetch_z(p, ring[0], zv);
+    fill_u(p, d0, us);
     put_z(zv, zbuf);
 
     float du[CW / 16][W][QT][4];
@@ -192,6 +196,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 
         if (k > first) sum_dz(p, ring[(k - first - 1) % RING], tile, dzbuf + (odd ^ 1) * WARPS * ROWS * DZ_PITCH);
 
+        if (t.x >= 0) {
         // dx.
         Pair gv[LR + W - 1][LC / 2];
 #pragma unroll
@@ -217,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                     for (int kk = 0; kk < (RT + 1) / 2; kk++)
 #pragma unroll
                         for (int q = 0; q < PARTS; q++)
-                            ldmatrix4<false>(za[kk][q], zs + ((q * HALO + (lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w) * Z_PITCH + kk * 16 + (2 * kk + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+                            ldmatrix4<false>(za[kk][q], zs + ((q * Z_ROWS + z_place((lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w)) * Z_PITCH + kk * 16 + (2 * kk + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
                     float tap[NT][4];
                     taps<NT>(tap, za, u_base + w * RP * U_PITCH * 2, W * RP * U_PITCH * 2);
 #pragma unroll
@@ -313,7 +318,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
             for (int q = 0; q < PARTS; q++)
 #pragma unroll
                 for (int n = 0; n < QT; n++)
-                    ldmatrix2<true>(zb[q][n], zs + ((q * HALO + kt * 16 + (lane & 15)) * Z_PITCH + min(q0 + n, RT - 1) * 8) * 2);
+                    ldmatrix2<true>(zb[q][n], zs + ((q * Z_ROWS + z_place(kt * 16 + (lane & 15))) * Z_PITCH + min(q0 + n, RT - 1) * 8) * 2);
 #pragma unroll
             for (int i = 0; i < CW / 16; i++) {
                 // Rows past the end: g of the halo rows belongs to the next tile, which is why only rows < ROWS enter here.
@@ -337,6 +342,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                             for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(du[i][w][n], pa[a], turned(a, zb[b][n][0]), turned(a, zb[b][n][1]));
                 }
             }
+        }
         }
         put_z(zv, zbuf + (odd ^ 1) * Z_BYTES / 2);
     }

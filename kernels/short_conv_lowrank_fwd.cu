@@ -21,6 +21,18 @@ __device__ __forceinline__ int z_place(int row) { return (row & ~31) + (row & 3)
 // Rows from .. from+n-1 of the chunk (negative: before it) into ring places (from + SLOTS*STEP) % (SLOTS*STEP) ..
 __device__ __forceinline__ void load_x(const Params& p, const Rows& r, const elem* x, int d0, elem* ring, int from, int n) {
     const int lane = threadIdx.x & 31, v = lane % VECS * PER, d = d0 + v;
+    if (ALIGNED && n == STEP && from >= 0 && from + STEP <= r.count && d0 + CW <= p.d_model) {
+        constexpr int AT_ONCE = 32 / VECS;
+        const elem* src = x + (i64)(r.row0 + from + lane / VECS) * p.ldx + d;
+        u32 dst = shared_address(ring + (from % (SLOTS * STEP) + lane / VECS) * X_PITCH + v);
+#pragma unroll
+        for (int k = 0; k < STEP; k += AT_ONCE) {
+            copy16(dst, src, true);
+            src += AT_ONCE * p.ldx;
+            dst += AT_ONCE * X_PITCH * (int)sizeof(elem);
+        }
+        return;
+    }
     for (int k = lane / VECS; k < n; k += 32 / VECS) {
         const int row = from + k, place = (row + SLOTS * STEP) % (SLOTS * STEP);
         const elem* src = row < r.count ? input_row(p, r, x, r.row0 + row) : nullptr;
@@ -55,11 +67,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
     load_x(p, r, x, d0 + warp * CW, ring, STEP, STEP);
     copy_commit();
     fill_u(p, d0, us);
-    for (int i = threadIdx.x; i < CHUNK * RP; i += THREADS) {
-        const int row = i / RP, k = i % RP;
-        float v = 0.f;
-        if (row < r.count) v = k < RANK ? to_float(z[(i64)(r.row0 + row) * p.ldw + k]) : STATIC && k == RANK ? 1.f : 0.f;
-        store_z(zs, CHUNK, ZF_PITCH, z_place(row), k, v);
+    constexpr int Z_BATCH = 16;
+    for (int from = threadIdx.x; from < CHUNK * RP; from += THREADS * Z_BATCH) {
+        float v[Z_BATCH];
+#pragma unroll
+        for (int q = 0; q < Z_BATCH; q++) {
+            const int i = from + q * THREADS, row = i / RP, k = i % RP;
+            v[q] = STATIC && k == RANK ? 1.f : 0.f;
+            if (row < r.count && k < RANK) v[q] = to_float(z[(i64)(r.row0 + row) * p.ldw + k]);
+        }
+#pragma unroll
+        for (int q = 0; q < Z_BATCH; q++) {
+            const int i = from + q * THREADS;
+            if (i < CHUNK * RP) store_z(zs, CHUNK, ZF_PITCH, z_place(i / RP), i % RP, v[q]);
+        }
     }
     __syncthreads();
 

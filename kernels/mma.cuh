@@ -106,8 +106,8 @@ constexpr int WARPS = THREADS / 32, NT = CW / 8, CT = CW * WARPS;  // channels: 
 constexpr int U_PITCH = CT + 8, Z_PITCH = RP + 8;                  // + 16 bytes: no bank conflicts in ldmatrix
 
 // A lane of group c owns the CW/4 neighbouring channels CW/4*c ..; in column order (tile j, column 2c+e) that is channel CW/4*c + 2j + e.
-__device__ __forceinline__ int column_of(int channel) {
-    const int in_warp = channel % CW, c = in_warp / (CW / 4), j = in_warp % (CW / 4) / 2;
+__device__ __forceinline__ u32 column_of(u32 channel) {
+    const u32 in_warp = channel % CW, c = in_warp / (CW / 4), j = in_warp % (CW / 4) / 2;
     return channel - in_warp + j * 8 + 2 * c + (channel & 1);
 }
 
@@ -118,11 +118,12 @@ __device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* s
     typedef Vec<PER, ALIGNED ? 16 : (int)sizeof(elem)> UVec;
     const elem* u = p.u + blockIdx.y * p.s_u;
     const elem* sw = p.static_w + blockIdx.y * p.s_static;
-    for (int from = threadIdx.x; from < ALL; from += THREADS * BATCH) {
+    for (u32 from = threadIdx.x; from < ALL; from += THREADS * BATCH) {
         UVec v[BATCH];
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
-            const int i = from + k * THREADS, row = i / VECS, r = row % RP, w = row / RP, d = d0 + i % VECS * PER;
+            const u32 i = from + k * THREADS, row = i / VECS, r = row % RP, w = row / RP;
+            const int d = d0 + i % VECS * PER;
             v[k].zero();
             const elem* src = i >= ALL ? nullptr : r < RANK ? u + ((i64)r * W + w) * p.d_model : STATIC && r == RANK ? sw + (i64)w * p.d_model : nullptr;
             if (!src) continue;
@@ -134,12 +135,13 @@ __device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* s
         }
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
-            const int i = from + k * THREADS, row = i / VECS;
+            const u32 i = from + k * THREADS, row = i / VECS;
             if (i >= ALL) break;
 #pragma unroll
             for (int e = 0; e < PER; e += 2) {
                 u32 part[PARTS];
-                split<PARTS>(make_float2(to_float(v[k].e[e]), to_float(v[k].e[e + 1])), part);
+                if (DTYPE == 1) part[0] = *reinterpret_cast<const u32*>(v[k].e + e);
+                else split<PARTS>(make_float2(to_float(v[k].e[e]), to_float(v[k].e[e + 1])), part);
 #pragma unroll
                 for (int q = 0; q < PARTS; q++) *reinterpret_cast<u32*>(shared + (q * W * RP + row) * U_PITCH + column_of(i % VECS * PER + e)) = part[q];
             }

@@ -55,12 +55,16 @@ __device__ __forceinline__ void setup(const Params& p, Thread& th) {
 #endif
 }
 
-__device__ __forceinline__ void load_halo(const Params& p, const Thread& th, XVec (&xv)[W - 1 + TPT]) {
+__device__ __forceinline__ void load_halo(const Params& p, const Thread& th, XVec* xv) {
 #pragma unroll
     for (int k = 0; k < W - 1; k++) {
         const elem* row = th.active ? input_row(p, th.r, th.x - th.d, th.r.row0 - (W - 1) + k) : nullptr;
         if (row) xv[k].load(row + th.d); else xv[k].zero();
     }
+}
+// Whether a chunk and its halo lie inside the sequence and have all their rows.
+__device__ __forceinline__ bool inside(const Thread& th, int rows) {
+    return th.active && th.r.row0 - (W - 1) >= th.r.start && th.r.row0 + rows <= th.r.end;
 }
 
 __device__ __forceinline__ float tap(const Thread& th, const WVec& wv, int w, int i) {
@@ -74,32 +78,35 @@ __device__ __forceinline__ float tap(const Thread& th, const WVec& wv, int w, in
     return v;
 }
 
+struct Yes { static constexpr bool value = true; };
+struct No { static constexpr bool value = false; };
+
 extern "C" __global__ void __launch_bounds__(THREADS) conv_fwd(const __grid_constant__ Params p) {
     Thread th;
     setup(p, th);
     if (!th.active) return;
-    elem* y = p.y + blockIdx.y * p.s_y + th.d;
-    XVec xv[W - 1 + TPT];
-    load_halo(p, th, xv);
-    XVec nx[TPT];
+    elem* y = p.y + blockIdx.y * p.s_y + th.d + (i64)th.r.row0 * p.ldy;
+    const elem *x = th.x + (i64)th.r.row0 * p.ldx, *weight = th.weight + (i64)th.r.row0 * p.ldw;
+    XVec xv[W - 1 + TPT], nx[TPT];
     WVec nw[TPT];
-    auto fetch = [&](int t) {
+    // Rows t .. t+TPT-1; FULL: all of them are there.
+    auto fetch = [&](auto full, int t) {
 #pragma unroll
         for (int j = 0; j < TPT; j++) {
-            if (t + j < th.r.count) {
-                const i64 row = th.r.row0 + t + j;
-                nx[j].load(th.x + row * p.ldx);
-                if (HEADWISE) nw[j].load(th.weight + row * p.ldw);
+            if (full.value || t + j < th.r.count) {
+                nx[j].load(x);
+                if (HEADWISE) nw[j].load(weight);
             } else { nx[j].zero(); nw[j].zero(); }
+            x += p.ldx;
+            weight += p.ldw;
         }
     };
-    if (PREFETCH) fetch(0);
-    for (int t = 0; t < th.r.count; t += TPT) {
-        if (!PREFETCH) fetch(t);
+    auto fetch_any = [&](int t) { if (t + TPT <= th.r.count) fetch(Yes{}, t); else fetch(No{}, t); };
+    auto step = [&](auto full, int t) {
         WVec wv[TPT];
 #pragma unroll
         for (int j = 0; j < TPT; j++) { xv[W - 1 + j] = nx[j]; wv[j] = nw[j]; }
-        if (PREFETCH) fetch(t + TPT);
+        if (PREFETCH && t + TPT < th.r.count) fetch_any(t + TPT);
 #pragma unroll
         for (int j = 0; j < TPT; j++) {
             float out[VEC];
@@ -112,18 +119,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_fwd(const __grid_cons
                 if (RESIDUAL) pre += to_float(xv[W - 1 + j].e[i]);
                 out[i] = pre;
             }
-            if (t + j < th.r.count) {
+            if (full.value || t + j < th.r.count) {
                 XVec o; o.set(out);
-                o.store(y + (i64)(th.r.row0 + t + j) * p.ldy);
+                o.store(y);
             }
+            y += p.ldy;
         }
 #pragma unroll
         for (int k = 0; k < W - 1; k++) xv[k] = xv[k + TPT];
+    };
+    fetch_any(0);
+    load_halo(p, th, xv);
+    for (int t = 0; t < th.r.count; t += TPT) {
+        if (!PREFETCH && t) fetch_any(t);
+        if (t + TPT <= th.r.count) step(Yes{}, t); else step(No{}, t);
     }
 }
 
 // Sums part[j][*][w] over the threads of a head and stores dweight (or its partial sum) for rows t..t+TPT-1.
-__device__ __forceinline__ void store_dweight(const Params& p, const Thread& th, int t, float (&part)[TPT][NH][W], float* shared) {
+template <bool FULL> __device__ __forceinline__ void store_dweight(const Params& p, const Thread& th, int t, float (&part)[TPT][NH][W], float* shared) {
     elem* dw = p.dweight + blockIdx.y * p.s_dw + (i64)th.head * W;
 #if HEAD_SUM == 2
     float* mine = shared + threadIdx.x;
@@ -175,41 +189,39 @@ __device__ __forceinline__ void store_dweight(const Params& p, const Thread& th,
     constexpr int KEPT = TPT / LPH > 1 ? TPT / LPH : 1;
     if (th.active && (lane & (LPH - 1)) < (TPT < LPH ? TPT : LPH))
 #pragma unroll
-        for (int j = 0; j < KEPT; j++) if (t + first + j < th.r.count) {
+        for (int j = 0; j < KEPT; j++) if (FULL || t + first + j < th.r.count) {
             WVec o; o.set(&part[j][0][0]);
             o.store(dw + (i64)(th.r.row0 + t + first + j) * p.lddw);
         }
 #else
 #pragma unroll
-    for (int j = 0; j < TPT; j++) if (th.active && t + j < th.r.count) {
+    for (int j = 0; j < TPT; j++) if (FULL || (th.active && t + j < th.r.count)) {
         WVec o; o.set(&part[j][0][0]);
         o.store(dw + (i64)(th.r.row0 + t + j) * p.lddw);
     }
 #endif
 }
 
-// Without static_w: the TPT rows of a chunk at once, all loads before the first use (CHUNK = TPT).
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd_tile(const __grid_constant__ Params p) {
-    extern __shared__ float shared[];
+template <bool FULL> __device__ __forceinline__ void bwd_tile(const Params& p, const Thread& th, float* shared) {
     constexpr int REACH = TPT + W - 1, OWN = SILU ? REACH : TPT;
-    Thread th;
-    setup(p, th);
-    const elem* dy = p.dy + blockIdx.y * p.s_dy + th.d;
-    elem* dx = p.y + blockIdx.y * p.s_y + th.d;
     XVec xv[W - 1 + OWN], gv[REACH];
     WVec wv[REACH];
     const int n = th.r.count, reach = th.active ? min(n + W - 1, th.r.end - th.r.row0) : 0;
+    const elem *x = th.x + (i64)th.r.row0 * p.ldx, *weight = th.weight + (i64)th.r.row0 * p.ldw;
+    const elem* dy = p.dy + blockIdx.y * p.s_dy + th.d + (i64)th.r.row0 * p.lddy;
+    elem* dx = p.y + blockIdx.y * p.s_y + th.d + (i64)th.r.row0 * p.ldy;
+    if (FULL) {
+        const elem* before = x - (W - 1) * p.ldx;
+#pragma unroll
+        for (int k = 0; k < W - 1; k++, before += p.ldx) xv[k].load(before);
+    } else load_halo(p, th, xv);
 #pragma unroll
     for (int j = 0; j < REACH; j++) {
-        const i64 row = th.r.row0 + j;
-        if (j < reach) gv[j].load(dy + row * p.lddy); else gv[j].zero();
-        if (HEADWISE && j < reach) wv[j].load(th.weight + row * p.ldw); else wv[j].zero();
-        if (j < OWN) { if (j < reach) xv[W - 1 + j].load(th.x + row * p.ldx); else xv[W - 1 + j].zero(); }
-    }
-#pragma unroll
-    for (int k = 0; k < W - 1; k++) {
-        const elem* row = th.active ? input_row(p, th.r, th.x - th.d, th.r.row0 - (W - 1) + k) : nullptr;
-        if (row) xv[k].load(row + th.d); else xv[k].zero();
+        const bool there = FULL || j < reach;
+        if (there) gv[j].load(dy); else gv[j].zero();
+        if (HEADWISE && there) wv[j].load(weight); else wv[j].zero();
+        if (j < OWN) { if (there) xv[W - 1 + j].load(x); else xv[W - 1 + j].zero(); }
+        dy += p.lddy; weight += p.ldw; x += p.ldx;
     }
     float part[TPT][NH][W];
 #pragma unroll
@@ -224,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd_tile(
 #pragma unroll
         for (int i = 0; i < VEC; i++) out[j][i] = RESIDUAL ? to_float(gv[j].e[i]) : 0.f;
 #pragma unroll
-    for (int j = 0; j < REACH; j++)
+    for (int j = 0; j < REACH; j++) {
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
             float g = to_float(gv[j].e[i]);
@@ -240,12 +252,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd_tile(
                 if (HEADWISE && j < TPT) { float& s = part[j % TPT][NH == 1 ? 0 : i * NH / VEC][w]; s = fmaf(g, to_float(xv[(W - 1 + j - w) % (W - 1 + OWN)].e[i]), s); }
             }
         }
-#pragma unroll
-    for (int j = 0; j < TPT; j++) if (th.active && j < n) {
-        XVec o; o.set(out[j]);
-        o.store(dx + (i64)(th.r.row0 + j) * p.ldy);
+        if (j >= W - 1) {
+            if (FULL || (th.active && j - (W - 1) < n)) {
+                XVec o; o.set(out[(j - (W - 1)) % TPT]);
+                o.store(dx);
+            }
+            dx += p.ldy;
+        }
     }
-    if (HEADWISE) store_dweight(p, th, 0, part, shared);
+    if (HEADWISE) store_dweight<FULL>(p, th, 0, part, shared);
+}
+
+// Without static_w: the TPT rows of a chunk at once, all loads before the first use (CHUNK = TPT).
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd_tile(const __grid_constant__ Params p) {
+    extern __shared__ float shared[];
+    Thread th;
+    setup(p, th);
+    // All lanes of a warp take the same path: heads are summed across them.
+    if (HEAD_SUM == 2 ? __syncthreads_and(inside(th, TPT + W - 1)) : __all_sync(0xffffffffu, inside(th, TPT + W - 1))) bwd_tile<true>(p, th, shared);
+    else bwd_tile<false>(p, th, shared);
 }
 
 // Rows [row0, row0 + count) of dx and dweight. The W-1 rows after them are read again for their share of dx.
@@ -253,10 +278,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const
     extern __shared__ float shared[];
     Thread th;
     setup(p, th);
-    const elem* dy = p.dy + blockIdx.y * p.s_dy + th.d;
-    elem* dx = p.y + blockIdx.y * p.s_y + th.d;
+    const elem* dy = p.dy + blockIdx.y * p.s_dy + th.d + (i64)th.r.row0 * p.lddy;
+    elem* dx = p.y + blockIdx.y * p.s_y + th.d + ((i64)th.r.row0 - (W - 1)) * p.ldy;
     XVec xv[W - 1 + TPT];
-    load_halo(p, th, xv);
     float acc[W - 1 + TPT][VEC];  // dx of rows t-(W-1) .. t+TPT-1
     float dstatic[STATIC ? W : 1][VEC];
 #pragma unroll
@@ -275,32 +299,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const
 #else
     const int trips = n > 0 && th.active ? n + W - 1 : 0;
 #endif
+    const elem *x = th.x + (i64)th.r.row0 * p.ldx, *weight = th.weight + (i64)th.r.row0 * p.ldw;
     XVec nx[TPT], ng[TPT];
     WVec nw[TPT];
-    auto fetch = [&](int t) {
+    auto fetch = [&](auto full, int t) {
 #pragma unroll
         for (int j = 0; j < TPT; j++) {
-            const i64 row = th.r.row0 + t + j;
-            ng[j].zero(); nw[j].zero(); nx[j].zero();
-            if (th.active && t + j < reach) {
-                ng[j].load(dy + row * p.lddy);
-                if (HEADWISE) nw[j].load(th.weight + row * p.ldw);
-                if (SILU || t + j < n) nx[j].load(th.x + row * p.ldx);
-            }
+            if (full.value || (th.active && t + j < reach)) {
+                ng[j].load(dy);
+                if (HEADWISE) nw[j].load(weight); else nw[j].zero();
+                if (full.value || SILU || t + j < n) nx[j].load(x); else nx[j].zero();
+            } else { ng[j].zero(); nw[j].zero(); nx[j].zero(); }
+            dy += p.lddy; weight += p.ldw; x += p.ldx;
         }
     };
-    if (PREFETCH) fetch(0);
-    for (int t = 0; t < trips; t += TPT) {
-        if (!PREFETCH) fetch(t);
+    auto fetch_any = [&](int t) { if (th.active && t + TPT <= n) fetch(Yes{}, t); else fetch(No{}, t); };
+    auto step = [&](auto full, int t) {
         XVec gv[TPT];
         WVec wv[TPT];
 #pragma unroll
         for (int j = 0; j < TPT; j++) { xv[W - 1 + j] = nx[j]; gv[j] = ng[j]; wv[j] = nw[j]; }
-        if (PREFETCH) fetch(t + TPT);
+        if (PREFETCH && t + TPT < trips) fetch_any(t + TPT);
         float part[TPT][NH][W];
 #pragma unroll
         for (int j = 0; j < TPT; j++) {
-            const bool own = t + j < n;
+            const bool own = full.value || t + j < n;
 #pragma unroll
             for (int h = 0; h < NH; h++)
 #pragma unroll
@@ -326,18 +349,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const
                 }
             }
             const int done = t + j - (W - 1);
-            if (th.active && done >= 0 && done < n) {
+            if (full.value || (th.active && done >= 0 && done < n)) {
                 XVec o; o.set(acc[j]);
-                o.store(dx + (i64)(th.r.row0 + done) * p.ldy);
+                o.store(dx);
             }
+            dx += p.ldy;
         }
-        if (HEADWISE) store_dweight(p, th, t, part, shared);
+        if (HEADWISE) store_dweight<full.value>(p, th, t, part, shared);
 #pragma unroll
         for (int k = 0; k < W - 1; k++) {
             xv[k] = xv[k + TPT];
 #pragma unroll
             for (int i = 0; i < VEC; i++) acc[k][i] = acc[k + TPT][i];
         }
+    };
+    fetch_any(0);
+    load_halo(p, th, xv);
+    for (int t = 0; t < trips; t += TPT) {
+        if (!PREFETCH && t) fetch_any(t);
+        // From the second step on, while the chunk has rows, every row is there and every finished dx is its own.
+        if (HEAD_SUM != 2 && th.active && t >= W - 1 && t + TPT <= n) step(Yes{}, t); else step(No{}, t);
     }
 #if STATIC
     // part_cols [span, W, D]: one span per block, its chunks added in order.

@@ -236,12 +236,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                 }
             }
             elem* dst = dx + (i64)(t.x + g * LR) * p.ldy + d;
+            const bool whole = count == ROWS && d0 + CT <= p.d_model;
 #pragma unroll
             for (int i = 0; i < MT; i++)
 #pragma unroll
                 for (int e = 0; e < 2; e++, dst += p.ldy) {
                     const int row = g * LR + 2 * i + e;
-                    if (row >= count || d >= p.d_model) continue;
+                    if (!whole && (row >= count || d >= p.d_model)) continue;
                     float out[LC];
 #pragma unroll
                     for (int j = 0; j < NT; j++) { out[2 * j] = acc[i][j][2 * e]; out[2 * j + 1] = acc[i][j][2 * e + 1]; }
@@ -282,23 +283,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 #pragma unroll
                         for (int n = 0; n < QT; n++)
                             ldmatrix2<false>(ub[q][n], u_base + (((q * W + w) * RP + min(q0 + n, RT - 1) * 8 + (lane & 7)) * U_PITCH + (2 * m + ((lane >> 3) & 1)) * 8) * 2);
+                    u32 pa[PROD][MT][4];
 #pragma unroll
-                    for (int i = 0; i < MT; i++) {
-                        u32 pa[PROD][4];
+                    for (int i = 0; i < MT; i++)
 #pragma unroll
                         for (int e = 0; e < 4; e++) {
                             u32 part[PROD];
                             pair_product(factor(gv[2 * i + (e & 1)][2 * m + (e >> 1)]), xv[W - 1 + 2 * i + (e & 1) - w][2 * m + (e >> 1)], part);
 #pragma unroll
-                            for (int a = 0; a < PROD; a++) pa[a][e] = part[a];
+                            for (int a = 0; a < PROD; a++) pa[a][i][e] = part[a];
                         }
+                    // Products of one part side by side: none waits for the one before.
 #pragma unroll
-                        for (int n = 0; n < QT; n++)
+                    for (int a = 0; a < PROD; a++)
 #pragma unroll
-                            for (int a = 0; a < PROD; a++)
+                        for (int b = 0; b < PARTS && a + b < PROD; b++)
 #pragma unroll
-                                for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(dz[i][n], pa[a], turned(a, ub[b][n][0]), turned(a, ub[b][n][1]));
-                    }
+                            for (int i = 0; i < MT; i++)
+#pragma unroll
+                                for (int n = 0; n < QT; n++) mma16(dz[i][n], pa[a][i], turned(a, ub[b][n][0]), turned(a, ub[b][n][1]));
                 }
             float* out = dzbuf + (odd * WARPS + warp) * ROWS * DZ_PITCH;
 #pragma unroll
@@ -334,12 +337,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 #pragma unroll
                         for (int a = 0; a < PROD; a++) pa[a][e] = part[a];
                     }
+                    // The tensor cores truncate as they add: in f32 a tile is summed apart and added rounded.
+                    float apart[QT][4];
 #pragma unroll
                     for (int n = 0; n < QT; n++)
 #pragma unroll
-                        for (int a = 0; a < PROD; a++)
+                        for (int e = 0; e < 4; e++) apart[n][e] = DTYPE == 0 ? 0.f : du[i][w][n][e];
 #pragma unroll
-                            for (int b = 0; b < PARTS && a + b < PROD; b++) mma16(du[i][w][n], pa[a], turned(a, zb[b][n][0]), turned(a, zb[b][n][1]));
+                    for (int a = 0; a < PROD; a++)
+#pragma unroll
+                        for (int b = 0; b < PARTS && a + b < PROD; b++)
+#pragma unroll
+                            for (int n = 0; n < QT; n++) mma16(apart[n], pa[a], turned(a, zb[b][n][0]), turned(a, zb[b][n][1]));
+#pragma unroll
+                    for (int n = 0; n < QT; n++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) du[i][w][n][e] = DTYPE == 0 ? du[i][w][n][e] + apart[n][e] : apart[n][e];
                 }
             }
         }

@@ -6,7 +6,7 @@
 // 4 + 2 R / D; FLOP: 2 W R (tensor cores) + 2 W.
 //
 // Entry point: conv_lowrank_fwd. GRAD = 1: writes dy act'(pre) instead (the first pass of a SiLU backward).
-// grid.x = column tiles x chunks, grid.y = streams; further defines RANK, THREADS, CW, CHUNK, ALIGNED (16-byte rows).
+// grid.x = column tiles x chunks, grid.y = streams; further defines RANK, THREADS, CW, CHUNK, ALIGNED and Z_ALIGNED (16-byte rows).
 #include "mma.cuh"
 
 constexpr int STEP = 32, MT = 2, LR = 4, LC = CW / 4, SLOTS = 3;  // rows of a step, m-tiles, rows and channels of a lane
@@ -67,19 +67,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
     load_x(p, r, x, d0 + warp * CW, ring, STEP, STEP);
     copy_commit();
     fill_u(p, d0, us);
-    constexpr int Z_BATCH = 16;
-    for (int from = threadIdx.x; from < CHUNK * RP; from += THREADS * Z_BATCH) {
-        float v[Z_BATCH];
+    // Elements of z one by one, or 8 at a time where rows are aligned and need no conversion.
+    constexpr int Z_PER = Z_ALIGNED && DTYPE == 1 && RANK % 8 == 0 ? 8 : 1, Z_COLS = RP / Z_PER, Z_BATCH = Z_PER == 8 ? 4 : 16;
+    for (u32 from = threadIdx.x; from < CHUNK * Z_COLS; from += THREADS * Z_BATCH) {
+        Vec<Z_PER, Z_PER * (int)sizeof(elem)> v[Z_BATCH];
 #pragma unroll
         for (int q = 0; q < Z_BATCH; q++) {
-            const int i = from + q * THREADS, row = i / RP, k = i % RP;
-            v[q] = STATIC && k == RANK ? 1.f : 0.f;
-            if (row < r.count && k < RANK) v[q] = to_float(z[(i64)(r.row0 + row) * p.ldw + k]);
+            const u32 i = from + q * THREADS, row = i / Z_COLS, k = i % Z_COLS * Z_PER;
+            v[q].zero();
+            if (STATIC && k == RANK) v[q].e[0] = from_float(1.f);
+            if ((int)row < r.count && k < RANK) v[q].load(z + (i64)(r.row0 + row) * p.ldw + k);
         }
 #pragma unroll
         for (int q = 0; q < Z_BATCH; q++) {
-            const int i = from + q * THREADS;
-            if (i < CHUNK * RP) store_z(zs, CHUNK, ZF_PITCH, z_place(i / RP), i % RP, v[q]);
+            const u32 i = from + q * THREADS, row = i / Z_COLS, k = i % Z_COLS * Z_PER;
+            if (i >= CHUNK * Z_COLS) break;
+            if constexpr (Z_PER == 8) *reinterpret_cast<uint4*>(zs + z_place(row) * ZF_PITCH + k) = *reinterpret_cast<const uint4*>(v[q].e);
+            else store_z(zs, CHUNK, ZF_PITCH, z_place(row), k, to_float(v[q].e[0]));
         }
     }
     __syncthreads();
@@ -98,6 +102,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
         __syncwarp();
         if (t + 2 * STEP < r.count) load_x(p, r, x, d0 + warp * CW, ring, t + 2 * STEP, STEP);
         copy_commit();
+        const bool whole = t + STEP <= r.count && d0 + CT <= p.d_model;
+        elem* dst = y + (i64)(r.row0 + t + g * LR) * p.ldy + d;
 #pragma unroll
         for (int i = 0; i < MT; i++) {
             // Rows of m-tile i: g is row g*LR + 2i, g+8 the next.
@@ -125,9 +131,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
                         acc[j][k] = fmaf(tap[j][k], to_float(xv[W - 1 + 2 * i + k / 2 - w].e[2 * j + (k & 1)]), acc[j][k]);
             }
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
+            for (int e = 0; e < 2; e++, dst += p.ldy) {
                 const int row = t + g * LR + 2 * i + e;
-                if (row >= r.count || d >= p.d_model) continue;
+                if (!whole && (row >= r.count || d >= p.d_model)) continue;
                 const i64 at = r.row0 + row;
                 float out[LC];
 #pragma unroll
@@ -145,7 +151,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
                         out[2 * j + k] = v;
                     }
                 LVec o; o.set(out);
-                elem* dst = y + at * p.ldy + d;
                 if (ALIGNED) o.store(dst);
                 else {
 #pragma unroll

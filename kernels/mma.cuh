@@ -102,7 +102,10 @@ __device__ __forceinline__ Pair load_pair(const elem* p) {
 
 // Low-rank tiles. RS = rank + STATIC: static_w is one more rank whose z is 1. RT = tiles of 8 ranks.
 constexpr int RS = RANK + STATIC, RT = (RS + 7) / 8, RP = RT * 8;
-constexpr int WARPS = THREADS / 32, NT = CW / 8, CT = CW * WARPS;  // channels: CW per warp, CT per block
+#ifndef ROLES
+#define ROLES 1
+#endif
+constexpr int GROUPS = THREADS / 32 / ROLES, NT = CW / 8, CT = CW * GROUPS;  // channels: CW per warp, CT per block
 constexpr int U_PITCH = CT + 8, Z_PITCH = RP + 8;                  // + 16 bytes: no bank conflicts in ldmatrix
 
 // A lane of group c owns the CW/4 neighbouring channels CW/4*c ..; in column order (tile j, column 2c+e) that is channel CW/4*c + 2j + e.

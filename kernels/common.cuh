@@ -90,7 +90,7 @@ __device__ __forceinline__ const elem* input_row(const Params& p, const Rows& r,
 #endif
 }
 
-// COUNT elements moved by the widest access that ALIGN bytes allow.
+// The access of so many bytes. Loads keep their order in the source, so that a step's are all issued before its first use.
 template <int BYTES> struct Word;
 template <> struct Word<2> { typedef unsigned short type; };
 template <> struct Word<4> { typedef u32 type; };
@@ -99,41 +99,30 @@ template <> struct Word<16> { typedef uint4 type; };
 constexpr int pow2_part(int n) { return n & -n; }
 constexpr int min_of(int a, int b) { return a < b ? a : b; }
 
-#ifndef LOAD_HINT
-#define LOAD_HINT 0
-#endif
-#ifndef STORE_HINT
-#define STORE_HINT 0
-#endif
-#if LOAD_HINT == 1
-#define LD "ld.global.nc.L1::no_allocate"
-#elif LOAD_HINT == 2
-#define LD "ld.global.nc.L2::128B"
-#elif LOAD_HINT == 3
-#define LD "ld.global.nc.L1::no_allocate.L2::256B"
-#else
-#define LD "ld.global.nc"
-#endif
-#if STORE_HINT == 1
-#define ST "st.global.cs"
-#else
-#define ST "st.global"
-#endif
 __device__ __forceinline__ uint4 load_word(const uint4* p) {
-    uint4 v; asm volatile(LD ".v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p)); return v;
+    uint4 v;
+    asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
 }
 __device__ __forceinline__ uint2 load_word(const uint2* p) {
-    uint2 v; asm volatile(LD ".v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p)); return v;
+    uint2 v;
+    asm volatile("ld.global.nc.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
 }
 __device__ __forceinline__ u32 load_word(const u32* p) {
-    u32 v; asm volatile(LD ".u32 %0, [%1];" : "=r"(v) : "l"(p)); return v;
+    u32 v;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
 }
 __device__ __forceinline__ unsigned short load_word(const unsigned short* p) { return __ldg(p); }
-__device__ __forceinline__ void store_word(uint4* p, uint4 v) { asm volatile(ST ".v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); }
-__device__ __forceinline__ void store_word(uint2* p, uint2 v) { asm volatile(ST ".v2.u32 [%0], {%1,%2};" :: "l"(p), "r"(v.x), "r"(v.y) : "memory"); }
-__device__ __forceinline__ void store_word(u32* p, u32 v) { asm volatile(ST ".u32 [%0], %1;" :: "l"(p), "r"(v) : "memory"); }
+__device__ __forceinline__ void store_word(uint4* p, uint4 v) {
+    asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+__device__ __forceinline__ void store_word(uint2* p, uint2 v) { asm volatile("st.global.v2.u32 [%0], {%1,%2};" :: "l"(p), "r"(v.x), "r"(v.y) : "memory"); }
+__device__ __forceinline__ void store_word(u32* p, u32 v) { asm volatile("st.global.u32 [%0], %1;" :: "l"(p), "r"(v) : "memory"); }
 __device__ __forceinline__ void store_word(unsigned short* p, unsigned short v) { *p = v; }
 
+// COUNT elements moved by the widest access that ALIGN bytes allow.
 template <int COUNT, int ALIGN> struct alignas(16) Vec {
     static constexpr int BYTES = COUNT * (int)sizeof(elem);
     static constexpr int WORD = min_of(min_of(ALIGN, pow2_part(BYTES)), 16);

@@ -9,10 +9,7 @@
 #include "common.cuh"
 
 constexpr int PARTS = DTYPE == 1 ? 1 : DTYPE == 2 ? 2 : 3;
-#ifndef PRODUCT_PARTS
-#define PRODUCT_PARTS 2
-#endif
-constexpr int PROD = DTYPE == 0 ? 3 : PRODUCT_PARTS;  // parts of g*x: a product of two bf16 is exactly the sum of two
+constexpr int PROD = DTYPE == 0 ? 3 : 2;  // parts of g*x: a product of two bf16 is exactly the sum of two
 
 __device__ __forceinline__ void mma16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -79,7 +76,7 @@ struct Factor { u32 v, negative; };
 __device__ __forceinline__ Factor factor(Pair g) { return {g, g ^ 0x80008000u}; }
 __device__ __forceinline__ void pair_product(Factor g, Pair x, u32 (&part)[PROD]) {
     part[0] = fma_bf16x2(g.v, x, 0x80008000u);
-    if (PROD > 1) part[PROD - 1] = fma_bf16x2(g.negative, x, part[0]);
+    part[1] = fma_bf16x2(g.negative, x, part[0]);
 }
 __device__ __forceinline__ u32 turned(int part, u32 b) { return part == 1 ? b ^ 0x80008000u : b; }
 #else

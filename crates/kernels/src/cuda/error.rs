@@ -9,10 +9,14 @@ use cudarc::driver::sys::CUresult;
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
     /// libcuda.so.1 is not there.
-    #[error("cuda: no NVIDIA driver: libcuda.so.1 does not load\nhint: install the driver, or run with --device cpu")]
+    #[error(
+        "cuda: no NVIDIA driver: libcuda.so.1 does not load\nhint: install the driver, or run with --device cpu"
+    )]
     NoDriver,
     /// The driver is there and finds no such device.
-    #[error("cuda: device {ordinal} not found, {count} present\nhint: choose one of 0..{count}, check CUDA_VISIBLE_DEVICES, or run with --device cpu")]
+    #[error(
+        "cuda: device {ordinal} not found, {count} present\nhint: choose one of 0..{count}, check CUDA_VISIBLE_DEVICES, or run with --device cpu"
+    )]
     NoDevice {
         /// The device asked for.
         ordinal: usize,
@@ -31,13 +35,17 @@ pub enum CudaError {
         searched: String,
     },
     /// The compiler is there, CUDA's headers are not.
-    #[error("cuda: header cuda_bf16.h not found in {searched}\nhint: python3 -m pip install nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88, or set CUDA_INCLUDE_DIR")]
+    #[error(
+        "cuda: header cuda_bf16.h not found in {searched}\nhint: python3 -m pip install nvidia-cuda-runtime==13.0.96 nvidia-cuda-crt==13.0.88, or set CUDA_INCLUDE_DIR"
+    )]
     NoHeaders {
         /// The folders searched.
         searched: String,
     },
     /// The device is older than the kernels.
-    #[error("cuda: device {name} has compute capability {major}.{minor}, the kernels need 8.0 (bf16 tensor cores)\nhint: run with --device cpu")]
+    #[error(
+        "cuda: device {name} has compute capability {major}.{minor}, the kernels need 8.0 (bf16 tensor cores)\nhint: run with --device cpu"
+    )]
     Architecture {
         /// The device.
         name: String,
@@ -47,7 +55,9 @@ pub enum CudaError {
         minor: i32,
     },
     /// A kernel did not compile.
-    #[error("cuda: {source_file} does not compile for {arch} with {defines}\n{log}\nhint: if KERNELS_DIR is set, mend the source there; otherwise report this log")]
+    #[error(
+        "cuda: {source_file} does not compile for {arch} with {defines}\n{log}\nhint: if KERNELS_DIR is set, mend the source there; otherwise report this log"
+    )]
     Compile {
         /// The kernel source.
         source_file: String,
@@ -59,7 +69,9 @@ pub enum CudaError {
         log: String,
     },
     /// A kernel source could not be read or a cache folder not written.
-    #[error("cuda: {path}: {error}\nhint: check the path and its permissions (KERNELS_DIR, XDG_CACHE_HOME)")]
+    #[error(
+        "cuda: {path}: {error}\nhint: check the path and its permissions (KERNELS_DIR, XDG_CACHE_HOME)"
+    )]
     File {
         /// The file.
         path: PathBuf,
@@ -67,7 +79,9 @@ pub enum CudaError {
         error: std::io::Error,
     },
     /// Device memory ran out.
-    #[error("cuda: out of device memory allocating {bytes} bytes, {free} free of {total}\nhint: lower the batch size or the sequence length")]
+    #[error(
+        "cuda: out of device memory allocating {bytes} bytes, {free} free of {total}\nhint: lower the batch size or the sequence length"
+    )]
     OutOfMemory {
         /// Bytes asked for.
         bytes: usize,
@@ -77,7 +91,9 @@ pub enum CudaError {
         total: usize,
     },
     /// An earlier kernel failed; the context is lost.
-    #[error("cuda: {what}: {error}: the device context is lost\nhint: start the process again; run it under compute-sanitizer to find the kernel")]
+    #[error(
+        "cuda: {what}: {error}: the device context is lost\nhint: start the process again; run it under compute-sanitizer to find the kernel"
+    )]
     Sticky {
         /// What was being done.
         what: &'static str,
@@ -85,7 +101,9 @@ pub enum CudaError {
         error: String,
     },
     /// Any other error of the driver.
-    #[error("cuda: {what}: {error}\nhint: check nvidia-smi; a driver of 580 or newer is needed for CUDA 13")]
+    #[error(
+        "cuda: {what}: {error}\nhint: check nvidia-smi; a driver of 580 or newer is needed for CUDA 13"
+    )]
     Driver {
         /// What was being done.
         what: &'static str,

@@ -9,6 +9,7 @@ pub mod compile;
 mod device;
 mod error;
 mod library;
+pub mod short_conv;
 pub mod source;
 
 pub use device::Device;

@@ -43,7 +43,7 @@ pub struct Options {
 }
 
 /// Rows of a (possibly wider) row-major buffer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Rows<'a, T> {
     /// From the first element of the first row to at least the last element of the last.
     pub data: CudaView<'a, T>,
@@ -65,7 +65,7 @@ pub struct RowsMut<'a, T> {
 }
 
 /// Where the taps come from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Filter<'a, T> {
     /// The same taps for every token.
     Static {
@@ -121,7 +121,7 @@ pub enum FilterGrad<'a, T> {
 }
 
 /// The operands of forward and backward.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Input<'a, T> {
     /// `[B, T, D]`.
     pub x: Rows<'a, T>,
@@ -144,7 +144,7 @@ pub struct Output<'a, T> {
 }
 
 /// The gradients that backward starts from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct OutputGrad<'a, T> {
     /// `[B, T, D]`.
     pub dy: Rows<'a, T>,

@@ -14,12 +14,7 @@ use super::source;
 const HASH: usize = 32;
 
 /// The name of a variant's entry.
-pub(super) fn key(
-    file: &str,
-    defines: &Defines,
-    arch: &str,
-    compiler: (i32, i32),
-) -> CudaResult<String> {
+pub(super) fn key(file: &str, defines: &Defines, arch: &str, compiler: (i32, i32)) -> CudaResult<String> {
     let mut hash = Sha256::new();
     hash.update(source::text(file)?.as_bytes());
     for (name, text) in source::headers()? {
@@ -31,11 +26,8 @@ pub(super) fn key(
 }
 
 fn folder() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .filter(|v| !v.is_empty())
-        .map(PathBuf::from);
-    let base =
-        base.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))?;
+    let base = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = base.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))?;
     Some(base.join("dynamic-short-conv"))
 }
 

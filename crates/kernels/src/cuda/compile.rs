@@ -26,10 +26,7 @@ impl Defines {
     }
 
     fn options(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .map(|(name, value)| format!("-D{name}={value}"))
-            .collect()
+        self.0.iter().map(|(name, value)| format!("-D{name}={value}")).collect()
     }
 }
 
@@ -88,25 +85,13 @@ pub fn compile(file: &str, defines: &Defines, arch: &str) -> CudaResult<Compiled
     let headers = source::headers()?;
     let header_texts: Vec<CString> = headers.iter().map(|(_, text)| c_string(text)).collect();
     let header_names: Vec<CString> = headers.iter().map(|(name, _)| c_string(name)).collect();
-    let mut options = vec![
-        format!("-arch={arch}"),
-        "--std=c++17".into(),
-        "-default-device".into(),
-        "--ptxas-options=-v".into(),
-    ];
+    let mut options =
+        vec![format!("-arch={arch}"), "--std=c++17".into(), "-default-device".into(), "--ptxas-options=-v".into()];
     options.extend(toolkit.include.iter().map(|d| format!("-I{}", d.display())));
     options.extend(defines.options());
     let options: Vec<CString> = options.iter().map(|o| c_string(o)).collect();
-    let pointers = |list: &[CString]| {
-        list.iter()
-            .map(|s| s.as_ptr())
-            .collect::<Vec<*const c_char>>()
-    };
-    let (texts, names, options) = (
-        pointers(&header_texts),
-        pointers(&header_names),
-        pointers(&options),
-    );
+    let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>();
+    let (texts, names, options) = (pointers(&header_texts), pointers(&header_names), pointers(&options));
     let name = c_string(file);
     // SAFETY: NVRTC is loaded; every pointer is to a C string or an array that outlives the calls, with its length.
     unsafe {
@@ -127,9 +112,7 @@ pub fn compile(file: &str, defines: &Defines, arch: &str) -> CudaResult<Compiled
         nvrtc::nvrtcGetProgramLogSize(program, &mut size);
         let mut log = vec![0u8; size + 1];
         nvrtc::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
-        let log = CStr::from_bytes_until_nul(&log)
-            .map(|c| c.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let log = CStr::from_bytes_until_nul(&log).map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
         let mut image = Vec::new();
         if result == nvrtc::nvrtcResult::NVRTC_SUCCESS {
             nvrtc::nvrtcGetCUBINSize(program, &mut size);
@@ -137,21 +120,12 @@ pub fn compile(file: &str, defines: &Defines, arch: &str) -> CudaResult<Compiled
             nvrtc::nvrtcGetCUBIN(program, image.as_mut_ptr().cast());
         }
         nvrtc::nvrtcDestroyProgram(&mut program);
-        if image.is_empty() {
-            Err(failed(file, defines, arch, log))
-        } else {
-            Ok(Compiled { image, log })
-        }
+        if image.is_empty() { Err(failed(file, defines, arch, log)) } else { Ok(Compiled { image, log }) }
     }
 }
 
 fn failed(file: &str, defines: &Defines, arch: &str, log: String) -> CudaError {
-    CudaError::Compile {
-        source_file: file.into(),
-        arch: arch.into(),
-        defines: defines.to_string(),
-        log,
-    }
+    CudaError::Compile { source_file: file.into(), arch: arch.into(), defines: defines.to_string(), log }
 }
 
 /// Sources, names and options hold no zero byte; should one, what follows it is cut off and does not compile.
@@ -163,36 +137,18 @@ fn c_string(s: &str) -> CString {
 pub fn resources(log: &str) -> Vec<Resources> {
     let number = |text: &str, before: &str| -> u32 {
         let head = text.split(before).next().unwrap_or_default();
-        head.trim_end()
-            .rsplit(|c: char| !c.is_ascii_digit())
-            .next()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0)
+        head.trim_end().rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
     };
     let sections = log.split("Function properties for ").skip(1);
     sections
         .map(|section| {
-            let line = |word: &str| {
-                section
-                    .lines()
-                    .find(|l| l.contains(word))
-                    .unwrap_or_default()
-            };
+            let line = |word: &str| section.lines().find(|l| l.contains(word)).unwrap_or_default();
             let (spills, used) = (line("bytes spill stores"), line("Used"));
             Resources {
-                entry: section
-                    .split_whitespace()
-                    .next()
-                    .unwrap_or_default()
-                    .to_string(),
+                entry: section.split_whitespace().next().unwrap_or_default().to_string(),
                 registers: number(used, " registers"),
-                spill_bytes: number(spills, " bytes spill stores")
-                    + number(spills, " bytes spill loads"),
-                shared_bytes: if used.contains(" bytes smem") {
-                    number(used, " bytes smem")
-                } else {
-                    0
-                },
+                spill_bytes: number(spills, " bytes spill stores") + number(spills, " bytes spill loads"),
+                shared_bytes: if used.contains(" bytes smem") { number(used, " bytes smem") } else { 0 },
             }
         })
         .collect()
@@ -220,9 +176,6 @@ mod tests {
 
     #[test]
     fn defines_are_ordered() {
-        assert_eq!(
-            Defines::new(&[("W", 4), ("DTYPE", 1)]).to_string(),
-            "-DDTYPE=1 -DW=4"
-        );
+        assert_eq!(Defines::new(&[("W", 4), ("DTYPE", 1)]).to_string(), "-DDTYPE=1 -DW=4");
     }
 }

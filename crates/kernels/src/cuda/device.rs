@@ -5,9 +5,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, result,
-};
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, result};
 use cudarc::nvrtc::Ptx;
 
 use super::compile::{Defines, cubin};
@@ -39,10 +37,7 @@ pub struct Device {
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Device")
-            .field("name", &self.name)
-            .field("arch", &self.arch)
-            .finish_non_exhaustive()
+        f.debug_struct("Device").field("name", &self.name).field("arch", &self.arch).finish_non_exhaustive()
     }
 }
 
@@ -59,42 +54,24 @@ impl Device {
                 driver("init")(e)
             }
         })?;
-        let count = CudaContext::device_count()
-            .map_err(driver("device count"))?
-            .max(0) as usize;
+        let count = CudaContext::device_count().map_err(driver("device count"))?.max(0) as usize;
         if ordinal >= count {
             return Err(CudaError::NoDevice { ordinal, count });
         }
         let context = CudaContext::new(ordinal).map_err(driver("context"))?;
         let name = context.name().map_err(driver("device name"))?;
-        let (major, minor) = context
-            .compute_capability()
-            .map_err(driver("compute capability"))?;
+        let (major, minor) = context.compute_capability().map_err(driver("compute capability"))?;
         if major < 8 {
             return Err(CudaError::Architecture { name, major, minor });
         }
         // SAFETY: every launch and copy of this process goes to one stream, in order, so no events are needed between them.
         unsafe { context.disable_event_tracking() };
-        let attribute = |a| {
-            context
-                .attribute(a)
-                .map(|v| v.max(0) as usize)
-                .map_err(driver("device attribute"))
-        };
-        let multiprocessors =
-            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let shared_per_block =
-            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let attribute = |a| context.attribute(a).map(|v| v.max(0) as usize).map_err(driver("device attribute"));
+        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared_per_block = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let stream = context.new_stream().map_err(driver("stream"))?;
         let functions = Mutex::default();
-        Ok(Self {
-            stream,
-            arch: arch(major, minor),
-            name,
-            multiprocessors,
-            shared_per_block,
-            functions,
-        })
+        Ok(Self { stream, arch: arch(major, minor), name, multiprocessors, shared_per_block, functions })
     }
 
     /// The device's name.
@@ -128,29 +105,21 @@ impl Device {
     /// Memory with whatever it held.
     pub(crate) fn scratch<T: DeviceRepr>(&self, len: usize) -> CudaResult<CudaSlice<T>> {
         // SAFETY: T is plain data for the device; kernels write scratch before they read it.
-        unsafe { self.stream.alloc(len.max(1)) }
-            .map_err(|e| self.memory_error(e, len * size_of::<T>()))
+        unsafe { self.stream.alloc(len.max(1)) }.map_err(|e| self.memory_error(e, len * size_of::<T>()))
     }
 
     /// Zeroed memory.
     pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> CudaResult<CudaSlice<T>> {
-        self.stream
-            .alloc_zeros(len.max(1))
-            .map_err(|e| self.memory_error(e, len * size_of::<T>()))
+        self.stream.alloc_zeros(len.max(1)).map_err(|e| self.memory_error(e, len * size_of::<T>()))
     }
 
     /// A copy on the device.
     pub fn upload<T: DeviceRepr>(&self, data: &[T]) -> CudaResult<CudaSlice<T>> {
-        self.stream
-            .clone_htod(data)
-            .map_err(|e| self.memory_error(e, size_of_val(data)))
+        self.stream.clone_htod(data).map_err(|e| self.memory_error(e, size_of_val(data)))
     }
 
     /// A copy on the host.
-    pub fn download<T: DeviceRepr + Default + Clone>(
-        &self,
-        data: &CudaSlice<T>,
-    ) -> CudaResult<Vec<T>> {
+    pub fn download<T: DeviceRepr + Default + Clone>(&self, data: &CudaSlice<T>) -> CudaResult<Vec<T>> {
         self.stream.clone_dtoh(data).map_err(driver("copy to host"))
     }
 
@@ -162,36 +131,21 @@ impl Device {
         CudaError::OutOfMemory { bytes, free, total }
     }
 
-    fn function(
-        &self,
-        file: &'static str,
-        entry: &'static str,
-        defines: &Defines,
-    ) -> CudaResult<CudaFunction> {
+    fn function(&self, file: &'static str, entry: &'static str, defines: &Defines) -> CudaResult<CudaFunction> {
         let variant = (file, entry, defines.clone());
         // A panic elsewhere leaves the map usable: entries are only added whole.
-        let mut functions = self
-            .functions
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut functions = self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(found) = functions.get(&variant) {
             return Ok(found.clone());
         }
         let image = cubin(file, defines, &self.arch)?;
-        let module = self
-            .stream
-            .context()
-            .load_module(Ptx::from_binary(image))
-            .map_err(driver("load kernels"))?;
+        let module = self.stream.context().load_module(Ptx::from_binary(image)).map_err(driver("load kernels"))?;
         let function = module.load_function(entry).map_err(driver("find kernel"))?;
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function
             .set_attribute(
                 attribute,
-                self.shared_per_block as i32
-                    - function
-                        .shared_size_bytes()
-                        .map_err(driver("kernel attribute"))?,
+                self.shared_per_block as i32 - function.shared_size_bytes().map_err(driver("kernel attribute"))?,
             )
             .map_err(driver("kernel attribute"))?;
         functions.insert(variant, function.clone());
@@ -214,10 +168,7 @@ impl Device {
             return Ok(());
         }
         let function = self.function(file, entry, defines)?;
-        self.stream
-            .context()
-            .bind_to_thread()
-            .map_err(driver("bind context"))?;
+        self.stream.context().bind_to_thread().map_err(driver("bind context"))?;
         // SAFETY: by the caller.
         unsafe {
             result::launch_kernel(
@@ -235,9 +186,5 @@ impl Device {
 
 /// The target for a compute capability: the architecture's own features on Hopper, plain code elsewhere.
 fn arch(major: i32, minor: i32) -> String {
-    if (major, minor) == (9, 0) {
-        "sm_90a".into()
-    } else {
-        format!("sm_{major}{minor}")
-    }
+    if (major, minor) == (9, 0) { "sm_90a".into() } else { format!("sm_{major}{minor}") }
 }

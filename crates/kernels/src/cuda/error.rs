@@ -9,9 +9,7 @@ use cudarc::driver::sys::CUresult;
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
     /// libcuda.so.1 is not there.
-    #[error(
-        "cuda: no NVIDIA driver: libcuda.so.1 does not load\nhint: install the driver, or run with --device cpu"
-    )]
+    #[error("cuda: no NVIDIA driver: libcuda.so.1 does not load\nhint: install the driver, or run with --device cpu")]
     NoDriver,
     /// The driver is there and finds no such device.
     #[error(
@@ -69,9 +67,7 @@ pub enum CudaError {
         log: String,
     },
     /// A kernel source could not be read or a cache folder not written.
-    #[error(
-        "cuda: {path}: {error}\nhint: check the path and its permissions (KERNELS_DIR, XDG_CACHE_HOME)"
-    )]
+    #[error("cuda: {path}: {error}\nhint: check the path and its permissions (KERNELS_DIR, XDG_CACHE_HOME)")]
     File {
         /// The file.
         path: PathBuf,
@@ -101,9 +97,7 @@ pub enum CudaError {
         error: String,
     },
     /// Any other error of the driver.
-    #[error(
-        "cuda: {what}: {error}\nhint: check nvidia-smi; a driver of 580 or newer is needed for CUDA 13"
-    )]
+    #[error("cuda: {what}: {error}\nhint: check nvidia-smi; a driver of 580 or newer is needed for CUDA 13")]
     Driver {
         /// What was being done.
         what: &'static str,

@@ -47,22 +47,10 @@ pub fn load_cublas() -> CudaResult<()> {
 fn roots() -> Vec<PathBuf> {
     let mut roots = Vec::new();
     let python = std::env::var_os("PATH")
-        .and_then(|path| {
-            std::env::split_paths(&path)
-                .map(|p| p.join("python3"))
-                .find(|p| p.is_file())
-        })
+        .and_then(|path| std::env::split_paths(&path).map(|p| p.join("python3")).find(|p| p.is_file()))
         .and_then(|p| p.parent().and_then(Path::parent).map(Path::to_path_buf));
-    for base in std::env::var_os("VIRTUAL_ENV")
-        .map(PathBuf::from)
-        .into_iter()
-        .chain(python)
-    {
-        for lib in std::fs::read_dir(base.join("lib"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+    for base in std::env::var_os("VIRTUAL_ENV").map(PathBuf::from).into_iter().chain(python) {
+        for lib in std::fs::read_dir(base.join("lib")).into_iter().flatten().flatten() {
             for packages in ["site-packages", "dist-packages"] {
                 roots.push(lib.path().join(packages).join("nvidia/cu13"));
             }
@@ -70,24 +58,15 @@ fn roots() -> Vec<PathBuf> {
     }
     roots.extend(std::env::var_os("CUDA_HOME").map(PathBuf::from));
     roots.extend(
-        [
-            "/usr/local/cuda",
-            "/usr/local/cuda-13.0",
-            "/usr/local/cuda/targets/x86_64-linux",
-            "/usr",
-        ]
-        .map(PathBuf::from),
+        ["/usr/local/cuda", "/usr/local/cuda-13.0", "/usr/local/cuda/targets/x86_64-linux", "/usr"].map(PathBuf::from),
     );
     roots
 }
 
 fn library_folders(roots: &[PathBuf]) -> Vec<PathBuf> {
-    let given = std::env::var_os("CUDA_LIBRARY_DIR")
-        .map(|v| std::env::split_paths(&v).collect::<Vec<_>>())
-        .unwrap_or_default();
-    let below = roots
-        .iter()
-        .flat_map(|r| ["lib", "lib64", "lib/x86_64-linux-gnu"].map(|d| r.join(d)));
+    let given =
+        std::env::var_os("CUDA_LIBRARY_DIR").map(|v| std::env::split_paths(&v).collect::<Vec<_>>()).unwrap_or_default();
+    let below = roots.iter().flat_map(|r| ["lib", "lib64", "lib/x86_64-linux-gnu"].map(|d| r.join(d)));
     given.into_iter().chain(below).collect()
 }
 
@@ -102,34 +81,20 @@ fn load(roots: &[PathBuf], name: &'static str) -> CudaResult<()> {
             return Ok(());
         }
     }
-    Err(CudaError::NoCompiler {
-        library: name,
-        searched: list(&folders),
-    })
+    Err(CudaError::NoCompiler { library: name, searched: list(&folders) })
 }
 
 fn include(roots: &[PathBuf]) -> CudaResult<Vec<PathBuf>> {
-    let given = std::env::var_os("CUDA_INCLUDE_DIR")
-        .map(|v| std::env::split_paths(&v).collect::<Vec<_>>())
-        .unwrap_or_default();
-    let folders: Vec<PathBuf> = given
-        .into_iter()
-        .chain(roots.iter().map(|r| r.join("include")))
-        .collect();
+    let given =
+        std::env::var_os("CUDA_INCLUDE_DIR").map(|v| std::env::split_paths(&v).collect::<Vec<_>>()).unwrap_or_default();
+    let folders: Vec<PathBuf> = given.into_iter().chain(roots.iter().map(|r| r.join("include"))).collect();
     let found = folders
         .iter()
         .find(|d| d.join("cuda_bf16.h").is_file())
-        .ok_or_else(|| CudaError::NoHeaders {
-            searched: list(&folders),
-        })?;
+        .ok_or_else(|| CudaError::NoHeaders { searched: list(&folders) })?;
     Ok(vec![found.clone(), found.join("cccl")])
 }
 
 fn list(folders: &[PathBuf]) -> String {
-    folders
-        .iter()
-        .filter(|d| d.is_dir())
-        .map(|d| d.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+    folders.iter().filter(|d| d.is_dir()).map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ")
 }

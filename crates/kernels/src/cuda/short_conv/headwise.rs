@@ -32,9 +32,7 @@ impl Layout {
     /// `align`: bytes that all rows of D start at a multiple of; `filter_align`: all rows of H * W.
     pub(super) fn new(op: &Op, backward: bool, align: usize, filter_align: usize) -> Self {
         let (d, w, e) = (op.shape.d, op.shape.width, op.element);
-        let mut vec = (align / e)
-            .clamp(1, 16 / e)
-            .min(1 << d.trailing_zeros().min(4));
+        let mut vec = (align / e).clamp(1, 16 / e).min(1 << d.trailing_zeros().min(4));
         if let Kind::HeadWise { head_size } = op.kind {
             while !head_size.is_multiple_of(vec) && !vec.is_multiple_of(head_size) {
                 vec /= 2;
@@ -57,16 +55,8 @@ impl Layout {
             step = 4;
             chunk = if chunk > 16 { chunk } else { step };
         }
-        let head_size = if op.head_size() > 0 {
-            op.head_size()
-        } else {
-            1
-        };
-        let per_head = if op.head_size() > 0 {
-            (head_size / vec).max(1)
-        } else {
-            1
-        };
+        let head_size = if op.head_size() > 0 { op.head_size() } else { 1 };
+        let per_head = if op.head_size() > 0 { (head_size / vec).max(1) } else { 1 };
         let head_sum = match per_head {
             _ if !backward => 0,
             1 => 0,
@@ -75,10 +65,7 @@ impl Layout {
         };
         let across = d.div_ceil(vec);
         let (lanes, groups) = match head_sum {
-            2 if per_head <= 256 => (
-                (256 / per_head * per_head).min(across.div_ceil(per_head) * per_head),
-                1,
-            ),
+            2 if per_head <= 256 => ((256 / per_head * per_head).min(across.div_ceil(per_head) * per_head), 1),
             2 => (256, 1),
             _ => {
                 let lanes = across.next_power_of_two().min(32);
@@ -92,25 +79,11 @@ impl Layout {
         };
         let filter_bytes = (vec / head_size).max(1) * w * e;
         let filter_align = filter_align.min(1 << filter_bytes.trailing_zeros().min(4));
-        Self {
-            vec,
-            lanes,
-            groups,
-            tiles,
-            filter_align,
-            chunk,
-            step,
-            prefetch,
-            head_sum,
-        }
+        Self { vec, lanes, groups, tiles, filter_align, chunk, step, prefetch, head_sum }
     }
 
     pub(super) fn defines(&self, op: &Op) -> Defines {
-        let head_size = if op.head_size() > 0 {
-            op.head_size()
-        } else {
-            self.vec
-        };
+        let head_size = if op.head_size() > 0 { op.head_size() } else { self.vec };
         op.defines(&[
             ("HEADWISE", i64::from(op.head_size() > 0)),
             ("VEC", self.vec as i64),
@@ -128,37 +101,20 @@ impl Layout {
 
     /// Blocks that share one head, when it is wider than a block.
     fn tiles_per_head(&self, op: &Op) -> usize {
-        if self.head_sum == 2 {
-            (self.tiles / (op.shape.d / op.head_size())).max(1)
-        } else {
-            1
-        }
+        if self.head_sum == 2 { (self.tiles / (op.shape.d / op.head_size())).max(1) } else { 1 }
     }
 }
 
 /// The alignment shared by all of some operands.
 pub(super) fn alignment(rows: &[Option<Place>], element: usize) -> usize {
-    rows.iter()
-        .flatten()
-        .map(|r| r.alignment(element))
-        .min()
-        .unwrap_or(16)
+    rows.iter().flatten().map(|r| r.alignment(element)).min().unwrap_or(16)
 }
 
 /// y.
 pub(super) fn forward(call: &Call<'_>, y: Place) -> CudaResult<()> {
     let op = &call.op;
-    let rows = [
-        Some(call.x),
-        Some(y),
-        call.static_w.map(|a| call.rows_of_d(a)),
-    ];
-    let layout = Layout::new(
-        op,
-        false,
-        alignment(&rows, op.element),
-        alignment(&[call.weight], op.element),
-    );
+    let rows = [Some(call.x), Some(y), call.static_w.map(|a| call.rows_of_d(a))];
+    let layout = Layout::new(op, false, alignment(&rows, op.element), alignment(&[call.weight], op.element));
     let (mut p, _plan) = call.params(layout.chunk)?;
     (p.y, p.ldy, p.s_y, p.col_tiles) = (y.at, y.ld, y.stream, layout.tiles as i32);
     let blocks = layout.tiles * (p.chunks as usize).div_ceil(layout.groups);
@@ -181,18 +137,8 @@ pub(super) fn backward(
 ) -> CudaResult<()> {
     let op = &call.op;
     let (d, w, streams) = (op.shape.d, op.shape.width, op.shape.streams);
-    let rows = [
-        Some(call.x),
-        Some(dy),
-        Some(dx),
-        call.static_w.map(|a| call.rows_of_d(a)),
-    ];
-    let layout = Layout::new(
-        op,
-        true,
-        alignment(&rows, op.element),
-        alignment(&[call.weight, dweight], op.element),
-    );
+    let rows = [Some(call.x), Some(dy), Some(dx), call.static_w.map(|a| call.rows_of_d(a))];
+    let layout = Layout::new(op, true, alignment(&rows, op.element), alignment(&[call.weight, dweight], op.element));
     let (mut p, _plan) = call.params(layout.chunk)?;
     (p.dy, p.lddy, p.s_dy) = (dy.at, dy.ld, dy.stream);
     (p.y, p.ldy, p.s_y, p.col_tiles) = (dx.at, dx.ld, dx.stream, layout.tiles as i32);
@@ -243,11 +189,7 @@ pub(super) fn backward(
             });
         }
     }
-    let entry = if layout.chunk == layout.step {
-        "conv_bwd_tile"
-    } else {
-        "conv_bwd"
-    };
+    let entry = if layout.chunk == layout.step { "conv_bwd_tile" } else { "conv_bwd" };
     let grid = Grid {
         blocks: ((layout.tiles * spans) as u32, streams as u32),
         threads: (layout.lanes as u32, layout.groups as u32),
@@ -255,9 +197,5 @@ pub(super) fn backward(
     };
     // SAFETY: the argument of both entries; sizes were checked by the caller, partial sums have a place per block.
     unsafe { call.launch(FILE, entry, &layout.defines(op), grid, &mut p)? };
-    if jobs.is_empty() {
-        Ok(())
-    } else {
-        sums::add(call, &jobs)
-    }
+    if jobs.is_empty() { Ok(()) } else { sums::add(call, &jobs) }
 }

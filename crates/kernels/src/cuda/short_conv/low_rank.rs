@@ -29,10 +29,7 @@ pub(super) struct Tile {
 
 /// Ranks in tiles of 8, static_w among them, and bf16 parts of an element.
 fn ranks(op: &Op) -> (usize, usize) {
-    (
-        (op.rank() + usize::from(op.static_w)).div_ceil(8),
-        [3, 1, 2][op.code as usize],
-    )
+    ((op.rank() + usize::from(op.static_w)).div_ceil(8), [3, 1, 2][op.code as usize])
 }
 
 impl Tile {
@@ -45,11 +42,7 @@ impl Tile {
         let ((tiles, parts), w) = (ranks(op), op.shape.width);
         let channels = if op.code == 1 && w <= 4 { 32 } else { 16 };
         let chunk = if tiles > 4 { 64 } else { 128 };
-        let chunk = if op.packed {
-            chunk
-        } else {
-            chunk.min(op.shape.len.div_ceil(ROWS) * ROWS)
-        };
+        let chunk = if op.packed { chunk } else { chunk.min(op.shape.len.div_ceil(ROWS) * ROWS) };
         let shared = |warps: usize| {
             parts * (w * tiles * 8 * (channels * warps + 8) + chunk * tiles * 8) * 2
                 + warps * 96 * (channels * op.element + 16)
@@ -58,24 +51,11 @@ impl Tile {
         while warps > 1 && (shared(warps) > limit || channels * (warps / 2) >= op.shape.d) {
             warps /= 2;
         }
-        Self {
-            channels,
-            warps,
-            chunk,
-            stages: 0,
-            rank_tiles: tiles,
-            shared: shared(warps),
-        }
+        Self { channels, warps, chunk, stages: 0, rank_tiles: tiles, shared: shared(warps) }
     }
 
     /// Two blocks on a multiprocessor where they fit: they hide each other's latency.
-    pub(super) fn forward_defines(
-        &self,
-        op: &Op,
-        aligned: bool,
-        z_aligned: bool,
-        gradient: bool,
-    ) -> Defines {
+    pub(super) fn forward_defines(&self, op: &Op, aligned: bool, z_aligned: bool, gradient: bool) -> Defines {
         let two = op.code == 1 && self.warps == 8 && self.shared < 113 * 1024;
         op.defines(&[
             ("RANK", op.rank() as i64),
@@ -92,20 +72,14 @@ impl Tile {
     /// The widest tile whose dU fits the registers and whose stages fit shared memory.
     pub(super) fn backward(op: &Op, limit: usize) -> Self {
         let ((tiles, parts), w, e) = (ranks(op), op.shape.width, op.element);
-        let channels = if op.code == 1 && w <= 4 && tiles <= 2 {
-            32
-        } else {
-            16
-        };
+        let channels = if op.code == 1 && w <= 4 && tiles <= 2 { 32 } else { 16 };
         let rank_tiles = tiles.min(if w <= 4 && channels == 16 { 4 } else { 2 });
         let halo = ROWS + w - 1;
         let shared = |warps: usize, stages: usize| {
             let columns = channels * warps;
             let u = parts * w * tiles * 8 * (columns + 8) * 2;
             let z = 2 * parts * halo.div_ceil(4) * 4 * (tiles * 8 + 8) * 2;
-            u + stages * 2 * halo * (columns + 16 / e) * e
-                + z
-                + 2 * warps * ROWS * (rank_tiles * 8 + 4) * 4
+            u + stages * 2 * halo * (columns + 16 / e) * e + z + 2 * warps * ROWS * (rank_tiles * 8 + 4) * 4
         };
         let (mut warps, mut stages) = (if channels == 32 { 8 } else { 4 }, 3);
         loop {
@@ -118,14 +92,7 @@ impl Tile {
                 break;
             }
         }
-        Self {
-            channels,
-            warps,
-            chunk: ROWS,
-            stages,
-            rank_tiles,
-            shared: shared(warps, stages),
-        }
+        Self { channels, warps, chunk: ROWS, stages, rank_tiles, shared: shared(warps, stages) }
     }
 
     pub(super) fn backward_defines(&self, op: &Op, aligned: bool) -> Defines {
@@ -144,15 +111,8 @@ impl Tile {
 
 /// Whether rows of D can be copied 16 bytes at a time.
 fn aligned(call: &Call<'_>, rows: &[Place]) -> bool {
-    let fixed = [
-        Some(call.x),
-        Some(call.rows_of_d(call.u)),
-        call.static_w.map(|a| call.rows_of_d(a)),
-    ];
-    let all: Vec<_> = fixed
-        .into_iter()
-        .chain(rows.iter().copied().map(Some))
-        .collect();
+    let fixed = [Some(call.x), Some(call.rows_of_d(call.u)), call.static_w.map(|a| call.rows_of_d(a))];
+    let all: Vec<_> = fixed.into_iter().chain(rows.iter().copied().map(Some)).collect();
     call.op.shape.d.is_multiple_of(8) && alignment(&all, call.op.element) >= 16
 }
 
@@ -161,12 +121,7 @@ pub(super) fn forward(call: &Call<'_>, y: Place, gradient: Option<Place>) -> Cud
     let op = &call.op;
     let tile = Tile::forward(op, call.device.shared_per_block() - 1024);
     let (mut p, _plan) = call.params(tile.chunk)?;
-    (p.y, p.ldy, p.s_y, p.col_tiles) = (
-        y.at,
-        y.ld,
-        y.stream,
-        op.shape.d.div_ceil(tile.columns()) as i32,
-    );
+    (p.y, p.ldy, p.s_y, p.col_tiles) = (y.at, y.ld, y.stream, op.shape.d.div_ceil(tile.columns()) as i32);
     let mut rows = vec![y];
     if let Some(dy) = gradient {
         (p.dy, p.lddy, p.s_dy) = (dy.at, dy.ld, dy.stream);
@@ -257,12 +212,7 @@ pub(super) fn backward(
     };
     let mut jobs = vec![of_z, of_u(part_cols, du, op.rank(), p.s_u)];
     if let Some(out) = dstatic_w {
-        jobs.push(of_u(
-            part_cols + (op.rank() * w * d * 4) as u64,
-            out,
-            1,
-            p.s_static,
-        ));
+        jobs.push(of_u(part_cols + (op.rank() * w * d * 4) as u64, out, 1, p.s_static));
     }
     sums::add(call, &jobs)
 }

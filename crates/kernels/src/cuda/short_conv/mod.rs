@@ -13,10 +13,7 @@ mod state;
 mod sums;
 mod variants;
 
-pub use args::{
-    Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut,
-    Shape,
-};
+pub use args::{Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape};
 pub use variants::{Variant, variants};
 
 use cudarc::driver::CudaViewMut;
@@ -56,52 +53,25 @@ pub fn backward<T: Element>(
     output: OutputGrad<'_, T>,
     mut grad: InputGrad<'_, T>,
 ) -> CudaResult<()> {
-    Check::input("cuda::short_conv::backward", shape, input)?.gradients(
-        &input.filter,
-        &output,
-        &grad,
-    )?;
+    Check::input("cuda::short_conv::backward", shape, input)?.gradients(&input.filter, &output, &grad)?;
     let (call, stream) = (Call::new(device, shape, options, input), device.stream());
-    let (dy, dx) = (
-        Place::of(&output.dy, stream),
-        Place::of_mut(&mut grad.dx, stream),
-    );
+    let (dy, dx) = (Place::of(&output.dy, stream), Place::of_mut(&mut grad.dx, stream));
     match &mut grad.filter {
-        FilterGrad::Static { dw } => {
-            headwise::backward(&call, dy, dx, None, Some(at_mut(dw, stream)))?
-        }
+        FilterGrad::Static { dw } => headwise::backward(&call, dy, dx, None, Some(at_mut(dw, stream)))?,
         FilterGrad::HeadWise { dweight, dstatic_w } => {
             let dstatic_w = dstatic_w.as_mut().map(|v| at_mut(v, stream));
-            headwise::backward(
-                &call,
-                dy,
-                dx,
-                Some(Place::of_mut(dweight, stream)),
-                dstatic_w,
-            )?;
+            headwise::backward(&call, dy, dx, Some(Place::of_mut(dweight, stream)), dstatic_w)?;
         }
         FilterGrad::LowRank { dz, du, dstatic_w } => {
             let dstatic_w = dstatic_w.as_mut().map(|v| at_mut(v, stream));
             let rows = shape.batch * shape.len * shape.d;
-            let mut scratch = if options.silu {
-                Some(device.scratch::<T>(shape.streams * rows)?)
-            } else {
-                None
-            };
+            let mut scratch = if options.silu { Some(device.scratch::<T>(shape.streams * rows)?) } else { None };
             let g = scratch.as_mut().map(|g| Place {
                 at: at_mut(&mut g.as_view_mut(), stream),
                 ld: shape.d as i64,
                 stream: rows as i64,
             });
-            low_rank::backward(
-                &call,
-                dy,
-                g,
-                dx,
-                Place::of_mut(dz, stream),
-                at_mut(du, stream),
-                dstatic_w,
-            )?;
+            low_rank::backward(&call, dy, g, dx, Place::of_mut(dz, stream), at_mut(du, stream), dstatic_w)?;
         }
     }
     let dfinal = output.dfinal_state.as_ref().map(|v| at(v, stream));
@@ -122,24 +92,12 @@ pub fn step<T: Element>(
     state: &mut CudaViewMut<'_, T>,
     y: RowsMut<'_, T>,
 ) -> CudaResult<()> {
-    let input = Input {
-        x,
-        filter,
-        cu_seqlens: None,
-        initial_state: None,
-    };
+    let input = Input { x, filter, cu_seqlens: None, initial_state: None };
     let check = Check::input("cuda::short_conv::step", shape, &input)?;
-    let mut output = Output {
-        y,
-        final_state: None,
-    };
+    let mut output = Output { y, final_state: None };
     check.output(&output)?;
     check.step(state.len())?;
     let stream = device.stream();
     let call = Call::new(device, shape, options, &input);
-    state::step(
-        &call,
-        at_mut(state, stream),
-        Place::of_mut(&mut output.y, stream),
-    )
+    state::step(&call, at_mut(state, stream), Place::of_mut(&mut output.y, stream))
 }

@@ -80,27 +80,16 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of<T>(rows: &Rows<'_, T>, stream: &CudaStream) -> Self {
-        Self {
-            at: at(&rows.data, stream),
-            ld: rows.stride as i64,
-            stream: rows.stream as i64,
-        }
+        Self { at: at(&rows.data, stream), ld: rows.stride as i64, stream: rows.stream as i64 }
     }
 
     pub(super) fn of_mut<T>(rows: &mut RowsMut<'_, T>, stream: &CudaStream) -> Self {
-        Self {
-            at: at_mut(&mut rows.data, stream),
-            ld: rows.stride as i64,
-            stream: rows.stream as i64,
-        }
+        Self { at: at_mut(&mut rows.data, stream), ld: rows.stride as i64, stream: rows.stream as i64 }
     }
 
     /// Bytes, up to 16, that every row and stream starts at a multiple of.
     pub(super) fn alignment(&self, element: usize) -> usize {
-        let all = self.at
-            | (self.ld as u64 * element as u64)
-            | (self.stream as u64 * element as u64)
-            | 16;
+        let all = self.at | (self.ld as u64 * element as u64) | (self.stream as u64 * element as u64) | 16;
         1 << all.trailing_zeros()
     }
 }
@@ -145,19 +134,11 @@ impl Op {
 
     /// Channels that share a filter, R: 0 where the kind has none.
     pub(super) fn head_size(&self) -> usize {
-        if let Kind::HeadWise { head_size } = self.kind {
-            head_size
-        } else {
-            0
-        }
+        if let Kind::HeadWise { head_size } = self.kind { head_size } else { 0 }
     }
 
     pub(super) fn rank(&self) -> usize {
-        if let Kind::LowRank { rank } = self.kind {
-            rank
-        } else {
-            0
-        }
+        if let Kind::LowRank { rank } = self.kind { rank } else { 0 }
     }
 
     /// Tokens.
@@ -181,48 +162,24 @@ pub(super) struct Call<'d> {
 }
 
 impl<'d> Call<'d> {
-    pub(super) fn new<T: Element>(
-        device: &'d Device,
-        shape: Shape,
-        options: Options,
-        input: &Input<'_, T>,
-    ) -> Self {
+    pub(super) fn new<T: Element>(device: &'d Device, shape: Shape, options: Options, input: &Input<'_, T>) -> Self {
         let s = device.stream();
         let (kind, weight, u, static_w) = match &input.filter {
             Filter::Static { w } => (Kind::Static, None, 0, Some(at(w, s))),
-            Filter::HeadWise {
-                weight,
-                head_size,
-                static_w,
-            } => (
-                Kind::HeadWise {
-                    head_size: *head_size,
-                },
+            Filter::HeadWise { weight, head_size, static_w } => (
+                Kind::HeadWise { head_size: *head_size },
                 Some(Place::of(weight, s)),
                 0,
                 static_w.as_ref().map(|v| at(v, s)),
             ),
-            Filter::LowRank {
-                z,
-                u,
-                rank,
-                static_w,
-            } => (
-                Kind::LowRank { rank: *rank },
-                Some(Place::of(z, s)),
-                at(u, s),
-                static_w.as_ref().map(|v| at(v, s)),
-            ),
+            Filter::LowRank { z, u, rank, static_w } => {
+                (Kind::LowRank { rank: *rank }, Some(Place::of(z, s)), at(u, s), static_w.as_ref().map(|v| at(v, s)))
+            }
         };
         let cu_seqlens = input.cu_seqlens.as_ref().map(|v| at(v, s));
         // With W = 1 there is no state to read.
-        let state = input
-            .initial_state
-            .as_ref()
-            .filter(|_| shape.width > 1)
-            .map(|v| at(v, s));
-        let (packed, has_state, has_static) =
-            (cu_seqlens.is_some(), state.is_some(), static_w.is_some());
+        let state = input.initial_state.as_ref().filter(|_| shape.width > 1).map(|v| at(v, s));
+        let (packed, has_state, has_static) = (cu_seqlens.is_some(), state.is_some(), static_w.is_some());
         let op = Op {
             shape,
             options,
@@ -233,45 +190,20 @@ impl<'d> Call<'d> {
             state: has_state,
             static_w: has_static,
         };
-        let sequences = input
-            .cu_seqlens
-            .as_ref()
-            .map_or(shape.batch, |v| v.len() - 1);
-        Self {
-            device,
-            op,
-            x: Place::of(&input.x, s),
-            weight,
-            u,
-            static_w,
-            cu_seqlens,
-            state,
-            sequences,
-        }
+        let sequences = input.cu_seqlens.as_ref().map_or(shape.batch, |v| v.len() - 1);
+        Self { device, op, x: Place::of(&input.x, s), weight, u, static_w, cu_seqlens, state, sequences }
     }
 
     /// An operand of `[streams, W, D]` or `[streams, R, W, D]` as rows of D.
     pub(super) fn rows_of_d(&self, address: u64) -> Place {
-        Place {
-            at: address,
-            ld: self.op.shape.d as i64,
-            stream: 0,
-        }
+        Place { at: address, ld: self.op.shape.d as i64, stream: 0 }
     }
 
     /// The operands and sizes, with no chunks of rows.
     pub(super) fn operands(&self) -> Params {
         let Shape { len, d, width, .. } = self.op.shape;
-        let head_size = if self.op.head_size() > 0 {
-            self.op.head_size()
-        } else {
-            d
-        };
-        let weight = self.weight.unwrap_or(Place {
-            at: 0,
-            ld: 0,
-            stream: 0,
-        });
+        let head_size = if self.op.head_size() > 0 { self.op.head_size() } else { d };
+        let weight = self.weight.unwrap_or(Place { at: 0, ld: 0, stream: 0 });
         Params {
             x: self.x.at,
             ldx: self.x.ld,
@@ -310,23 +242,11 @@ impl<'d> Call<'d> {
         let mut plan = self.device.scratch::<i32>(4 * p.chunks as usize)?;
         p.plan = at_mut(&mut plan.as_view_mut(), self.device.stream());
         let (mut seqs, mut len, mut out, mut chunks) = (p.seqs, chunk as i32, p.plan, p.chunks);
-        let grid = Grid {
-            blocks: (1, 1),
-            threads: (1024, 1),
-            shared: 0,
-        };
-        let args = &mut [
-            pointer(&mut cu),
-            pointer(&mut seqs),
-            pointer(&mut len),
-            pointer(&mut out),
-            pointer(&mut chunks),
-        ];
+        let grid = Grid { blocks: (1, 1), threads: (1024, 1), shared: 0 };
+        let args =
+            &mut [pointer(&mut cu), pointer(&mut seqs), pointer(&mut len), pointer(&mut out), pointer(&mut chunks)];
         // SAFETY: the arguments of plan_chunks; `plan` holds `chunks` int4.
-        unsafe {
-            self.device
-                .launch("plan.cu", "plan_chunks", &Defines::new(&[]), grid, args)?
-        };
+        unsafe { self.device.launch("plan.cu", "plan_chunks", &Defines::new(&[]), grid, args)? };
         Ok((p, Some(plan)))
     }
 
@@ -343,10 +263,7 @@ impl<'d> Call<'d> {
         p: &mut Params,
     ) -> CudaResult<()> {
         // SAFETY: by the caller.
-        unsafe {
-            self.device
-                .launch(file, entry, defines, grid, &mut [pointer(p)])
-        }
+        unsafe { self.device.launch(file, entry, defines, grid, &mut [pointer(p)]) }
     }
 
     /// fp32 scratch and its address.

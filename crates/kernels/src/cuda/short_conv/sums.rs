@@ -32,35 +32,16 @@ struct Sums {
 
 /// Adds the partial sums of all jobs in one launch.
 pub(super) fn add(call: &Call<'_>, jobs: &[Sum]) -> CudaResult<()> {
-    let mut sums = Sums {
-        job: [Sum::default(); MAX_JOBS],
-        jobs: jobs.len().min(MAX_JOBS) as i32,
-    };
+    let mut sums = Sums { job: [Sum::default(); MAX_JOBS], jobs: jobs.len().min(MAX_JOBS) as i32 };
     let mut blocks = 0;
     for (slot, job) in sums.job.iter_mut().zip(jobs) {
         let elements = job.rows as usize * job.cols as usize;
         // Many parts or few elements: a block shares the parts of 32 elements; otherwise one thread each.
         let wide = job.parts > 16 || (job.parts > 4 && elements < 1 << 16);
-        *slot = Sum {
-            first_block: blocks,
-            wide: i32::from(wide),
-            ..*job
-        };
+        *slot = Sum { first_block: blocks, wide: i32::from(wide), ..*job };
         blocks += elements.div_ceil(if wide { 32 } else { 256 }) as i32;
     }
-    let grid = Grid {
-        blocks: (blocks as u32, call.op.shape.streams as u32),
-        threads: (256, 1),
-        shared: 0,
-    };
+    let grid = Grid { blocks: (blocks as u32, call.op.shape.streams as u32), threads: (256, 1), shared: 0 };
     // SAFETY: the argument of sum_partials; each job's addresses were sized for it by the launch that filled them.
-    unsafe {
-        call.device.launch(
-            "sums.cu",
-            "sum_partials",
-            &call.op.defines(&[]),
-            grid,
-            &mut [pointer(&mut sums)],
-        )
-    }
+    unsafe { call.device.launch("sums.cu", "sum_partials", &call.op.defines(&[]), grid, &mut [pointer(&mut sums)]) }
 }

@@ -21,10 +21,7 @@ pub struct Variant {
 
 /// Every kernel with a sample of its variants in which each value of each option, and each path of the launches, occurs.
 pub fn variants() -> Vec<Variant> {
-    let mut all = vec![Variant {
-        file: "plan.cu",
-        defines: Defines::new(&[]),
-    }];
+    let mut all = vec![Variant { file: "plan.cu", defines: Defines::new(&[]) }];
     let kinds = [
         Kind::Static,
         Kind::HeadWise { head_size: 1 },
@@ -41,31 +38,10 @@ pub fn variants() -> Vec<Variant> {
             for (k, width) in [4, 1, 8].into_iter().enumerate() {
                 let turn = i + 3 * j + k;
                 let static_w = kind == Kind::Static || turn % 2 == 0;
-                let options = Options {
-                    residual: turn % 2 == 0,
-                    silu: turn % 3 == 0,
-                };
-                let shape = Shape {
-                    streams: 1,
-                    batch: 2,
-                    len: 4096,
-                    d: 1920,
-                    width,
-                };
+                let options = Options { residual: turn % 2 == 0, silu: turn % 3 == 0 };
+                let shape = Shape { streams: 1, batch: 2, len: 4096, d: 1920, width };
                 let state = width > 1 && turn % 3 == 1;
-                add(
-                    &mut all,
-                    &Op {
-                        shape,
-                        options,
-                        kind,
-                        code,
-                        element,
-                        packed: turn % 4 == 1,
-                        state,
-                        static_w,
-                    },
-                );
+                add(&mut all, &Op { shape, options, kind, code, element, packed: turn % 4 == 1, state, static_w });
             }
         }
     }
@@ -75,14 +51,8 @@ pub fn variants() -> Vec<Variant> {
 }
 
 fn add(all: &mut Vec<Variant>, op: &Op) {
-    all.push(Variant {
-        file: state::FILE,
-        defines: state::defines(op),
-    });
-    all.push(Variant {
-        file: "sums.cu",
-        defines: op.defines(&[]),
-    });
+    all.push(Variant { file: state::FILE, defines: state::defines(op) });
+    all.push(Variant { file: "sums.cu", defines: op.defines(&[]) });
     if op.rank() == 0 {
         for backward in [false, true] {
             for align in [16, op.element] {
@@ -98,10 +68,7 @@ fn add(all: &mut Vec<Variant>, op: &Op) {
         let gradient = op.options.silu && aligned;
         let z_aligned = aligned && op.rank().is_multiple_of(8);
         let forward = Tile::forward(op, limit).forward_defines(op, aligned, z_aligned, gradient);
-        all.push(Variant {
-            file: low_rank::FORWARD,
-            defines: forward,
-        });
+        all.push(Variant { file: low_rank::FORWARD, defines: forward });
         all.push(Variant {
             file: low_rank::BACKWARD,
             defines: Tile::backward(op, limit).backward_defines(op, aligned),
@@ -116,31 +83,16 @@ mod tests {
     #[test]
     fn every_option_occurs() {
         let all = variants();
-        for file in [
-            headwise::FILE,
-            low_rank::FORWARD,
-            low_rank::BACKWARD,
-            state::FILE,
-        ] {
+        for file in [headwise::FILE, low_rank::FORWARD, low_rank::BACKWARD, state::FILE] {
             let of: Vec<_> = all.iter().filter(|v| v.file == file).collect();
-            for (name, values) in [
-                ("DTYPE", 3),
-                ("W", 3),
-                ("PACKED", 2),
-                ("STATE", 2),
-                ("STATIC", 2),
-                ("RESIDUAL", 2),
-                ("SILU", 2),
-            ] {
-                let found: std::collections::BTreeSet<_> =
-                    of.iter().filter_map(|v| v.defines.get(name)).collect();
+            for (name, values) in
+                [("DTYPE", 3), ("W", 3), ("PACKED", 2), ("STATE", 2), ("STATIC", 2), ("RESIDUAL", 2), ("SILU", 2)]
+            {
+                let found: std::collections::BTreeSet<_> = of.iter().filter_map(|v| v.defines.get(name)).collect();
                 assert_eq!(found.len(), values, "{file} {name}: {found:?}");
             }
         }
-        let heads: std::collections::BTreeSet<_> = all
-            .iter()
-            .filter_map(|v| v.defines.get("HEAD_SUM"))
-            .collect();
+        let heads: std::collections::BTreeSet<_> = all.iter().filter_map(|v| v.defines.get("HEAD_SUM")).collect();
         assert_eq!(heads.len(), 3);
     }
 }

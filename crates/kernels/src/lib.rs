@@ -23,6 +23,7 @@ mod transpose;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod cuda;
 pub mod elementwise;
 pub mod embedding;
 pub mod gelu;

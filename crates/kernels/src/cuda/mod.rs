@@ -1,0 +1,17 @@
+//! The kernels on an NVIDIA GPU: `kernels/*.cu` compiled at first use for the device found, and their launches.
+//!
+//! Builds with no CUDA anywhere; what is missing at run time is a [`CudaError`] with a hint. Kernels are specialised by
+//! defines ([`compile::Defines`]), not by files; compiled variants are kept on disk ([`compile::cubin`]). Formulas, layouts
+//! and entry points: `kernels/README.md`.
+
+mod cache;
+pub mod compile;
+mod device;
+mod error;
+mod library;
+pub mod short_conv;
+pub mod source;
+
+pub use device::Device;
+pub use error::{CudaError, CudaResult};
+pub use library::{driver_present, load_cublas};

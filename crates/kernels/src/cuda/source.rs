@@ -1,0 +1,33 @@
+//! The kernel sources, embedded. KERNELS_DIR, when set, is a folder whose files are read instead: edit a kernel, run again.
+
+use std::borrow::Cow;
+
+use super::error::{CudaError, CudaResult};
+
+/// Every file of `kernels/` that is compiled.
+pub const FILES: [(&str, &str); 8] = [
+    ("common.cuh", include_str!("../../../../kernels/common.cuh")),
+    ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
+    ("short_conv_headwise.cu", include_str!("../../../../kernels/short_conv_headwise.cu")),
+    ("short_conv_lowrank_fwd.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd.cu")),
+    ("short_conv_lowrank_bwd.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd.cu")),
+    ("short_conv_state.cu", include_str!("../../../../kernels/short_conv_state.cu")),
+    ("sums.cu", include_str!("../../../../kernels/sums.cu")),
+    ("plan.cu", include_str!("../../../../kernels/plan.cu")),
+];
+
+/// The text of one file.
+pub fn text(name: &str) -> CudaResult<Cow<'static, str>> {
+    if let Some(dir) = std::env::var_os("KERNELS_DIR") {
+        let path = std::path::Path::new(&dir).join(name);
+        return std::fs::read_to_string(&path).map(Cow::Owned).map_err(|error| CudaError::File { path, error });
+    }
+    let found = FILES.iter().find(|(file, _)| *file == name);
+    let error = || std::io::Error::new(std::io::ErrorKind::NotFound, "no such kernel source");
+    found.map(|(_, text)| Cow::Borrowed(*text)).ok_or_else(|| CudaError::File { path: name.into(), error: error() })
+}
+
+/// The headers, which any source may include.
+pub fn headers() -> CudaResult<Vec<(&'static str, Cow<'static, str>)>> {
+    FILES.iter().filter(|(name, _)| name.ends_with(".cuh")).map(|(name, _)| Ok((*name, text(name)?))).collect()
+}

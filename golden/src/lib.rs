@@ -144,7 +144,10 @@ mod tests {
         let (a, b) = (metric("loss", 5, 1.0), metric("accuracy", 5, 1.0));
         let missing = tolerance().differences(&[a.clone(), b.clone()], std::slice::from_ref(&a));
         assert_eq!(missing, ["accuracy of a, seed 0, step 5 is missing"]);
-        assert_eq!(tolerance().differences(&[a.clone()], &[a, b]), ["accuracy of a, seed 0, step 5 is new"]);
+        assert_eq!(
+            tolerance().differences(std::slice::from_ref(&a), &[a.clone(), b]),
+            ["accuracy of a, seed 0, step 5 is new"]
+        );
     }
 
     #[test]

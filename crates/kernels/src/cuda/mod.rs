@@ -3,6 +3,9 @@
 //! Builds with no CUDA anywhere; what is missing at run time is a [`CudaError`] with a hint. Kernels are specialised by
 //! defines ([`compile::Defines`]), not by files; compiled variants are kept on disk ([`compile::cubin`]). Formulas, layouts
 //! and entry points: `kernels/README.md`.
+//!
+//! State: the kernels themselves were checked and timed on an H100 (kernels/NOTES.md) by a host program that is not part
+//! of this repository. The launches of this module compile and their tables are tested; they have not run on a GPU yet.
 
 mod cache;
 pub mod compile;

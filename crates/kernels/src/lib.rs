@@ -39,3 +39,8 @@ pub mod swiglu;
 pub use error::{Error, Result};
 pub use sequences::Sequences;
 pub use store::Store;
+
+/// The README's example is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

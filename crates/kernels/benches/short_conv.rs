@@ -3,7 +3,7 @@
 //! Throughput counts the fewest bytes, each operand read once and each result written once: per element of x
 //! a copy 8, a static filter 8 forward and 12 backward, a head-wise one 4 W / head_size more forward and twice that
 //! more backward, a low-rank one 4 R / D and twice that. A low-rank filter is bound by arithmetic: 2 R W + 2 W
-//! operations per element forward and 6 R W + 5 W backward.
+//! operations per element forward and 6 R W + 3 W backward.
 
 use std::hint::black_box;
 

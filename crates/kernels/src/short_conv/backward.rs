@@ -7,13 +7,13 @@
 use std::ops::Range;
 
 use super::args::{Filter, FilterGrad, InputGrad, OutputGrad, Rows, RowsMut};
+use super::cotangent::Cotangent;
 use super::lanes::LANES;
 use super::low_rank::{GroupedZ, PackedU};
 use super::plan::{BLOCK, GROUP, LOW_RANK_TILE, Place, Plan, TILE, Window, dispatch, run, sum_parts};
 use super::products::{Products, pad_z, transpose_u};
 use super::scratch::{ROWS, Scratch, Source};
-use super::silu::SiluGrad;
-use super::sums::{AFTER, BEFORE, TapSums};
+use super::sums::{AFTER, TapSums};
 use super::tap_grads::{HeadGrad, StaticGrad};
 use super::taps::{Block, HeadTaps, StaticTaps, Taps};
 
@@ -101,26 +101,6 @@ struct BackwardTask<'a> {
     dstatic_w: Option<&'a mut [f32]>,
 }
 
-/// g of a range of tokens in a tile.
-struct Cotangent<'a> {
-    rows: Rows<'a>,
-    /// The token of row 0.
-    first: usize,
-    columns: Range<usize>,
-}
-
-impl Cotangent<'_> {
-    fn row(&self, token: usize) -> &[f32] {
-        self.rows.row(token - self.first, self.columns.clone())
-    }
-
-    /// The rows of `count` tokens.
-    fn window<'w>(&'w self, token: usize, count: usize, window: &'w mut Window<'w>) -> &'w [&'w [f32]] {
-        window[..count].iter_mut().enumerate().for_each(|(n, row)| *row = self.row(token + n));
-        &window[..count]
-    }
-}
-
 impl BackwardTask<'_> {
     fn run(mut self) {
         let plan = self.plan;
@@ -131,7 +111,7 @@ impl BackwardTask<'_> {
                     self.tile(StaticTaps { w, d, tile: tile.clone() }, &tile, None);
                 }
             }
-            Filter::HeadWise { weight, head_size, static_w } if head_size % LANES == 0 => {
+            Filter::HeadWise { weight, head_size, static_w } if head_size.is_multiple_of(LANES) => {
                 for tile in plan.tiles(TILE, head_size) {
                     let fixed = StaticTaps::part(static_w, d, &tile);
                     self.tile(HeadTaps { weight, head_size, fixed, width, start: tile.start }, &tile, None);
@@ -171,11 +151,11 @@ impl BackwardTask<'_> {
             let after = (plan.width - 1).min(plan.tokens - end);
             let block = Block { tokens: start..end, after, newest: end == self.tokens.end };
             taps.prepare(plan.arch, &block);
-            let mut g = Cotangent { rows: self.dy, first: 0, columns: tile.clone() };
-            if plan.options.silu {
-                self.cotangent(&taps, &block, tile, &mut buffer);
-                g = Cotangent { rows: Rows::packed(&buffer, tile.len()), first: start, columns: 0..tile.len() };
-            }
+            let g = if plan.options.silu {
+                Cotangent::through_silu(plan, self.dy, &taps, &block, tile, &mut buffer)
+            } else {
+                Cotangent { rows: self.dy, first: 0, columns: tile.clone() }
+            };
             let mut left = block.tokens.clone();
             while !left.is_empty() {
                 let tokens = left.start..left.start + plan.together(&left);
@@ -187,32 +167,6 @@ impl BackwardTask<'_> {
             if let (Some(products), Some(dz)) = (&mut products, &mut self.dz) {
                 products.add(plan.arch, start - self.tokens.start, end - start, dz);
             }
-        }
-    }
-
-    /// g = dy silu'(conv(x)) of a block and the tokens after it.
-    fn cotangent(&self, taps: &impl Taps, block: &Block, tile: &Range<usize>, buffer: &mut [f32]) {
-        let len = tile.len();
-        if !block.newest {
-            buffer.copy_within(0..block.after * len, block.tokens.len() * len);
-        }
-        let plan = self.plan;
-        let mut left = block.fresh();
-        let mut rows = buffer.chunks_exact_mut(len);
-        while !left.is_empty() {
-            let (token, count) = (left.start, plan.together(&left));
-            let mut g: [&mut [f32]; BLOCK] = Default::default();
-            g[..count].iter_mut().zip(&mut rows).for_each(|(g, row)| *g = row);
-            let g = &mut g[..count];
-            let mut window = Window::default();
-            let window = plan.x_window(token, count, tile, &mut window);
-            let ks = 0..plan.width;
-            dispatch(plan.arch, TapSums::<_, BEFORE> { taps, token, ks, window, extra: None, out: g });
-            for (i, row) in g.iter_mut().enumerate() {
-                let dy = self.dy.row(token + i, tile.clone());
-                dispatch(plan.arch, SiluGrad { row, dy });
-            }
-            left.start += count;
         }
     }
 

@@ -45,7 +45,7 @@ impl ForwardTask<'_> {
                     self.tile(StaticTaps { w, d, tile: tile.clone() }, tile);
                 }
             }
-            Filter::HeadWise { weight, head_size, static_w } if head_size % LANES == 0 => {
+            Filter::HeadWise { weight, head_size, static_w } if head_size.is_multiple_of(LANES) => {
                 for tile in plan.tiles(TILE, head_size) {
                     let fixed = StaticTaps::part(static_w, d, &tile);
                     self.tile(HeadTaps { weight, head_size, fixed, width, start: tile.start }, tile);

@@ -24,7 +24,7 @@
 //!
 //! Per element of x and at least: a static filter moves 8 bytes forward and 12 backward, a head-wise one 4 W /
 //! head_size more and twice that more; both are bound by memory. A low-rank one does 2 R W + 2 W operations forward
-//! and 6 R W + 5 W backward and is bound by arithmetic.
+//! and 6 R W + 3 W backward and is bound by arithmetic.
 //!
 //! Source: arXiv 2606.03825 and its released kernels, whose layouts and tap order these are.
 //!
@@ -49,6 +49,7 @@
 mod args;
 mod backward;
 mod check;
+mod cotangent;
 mod forward;
 mod lanes;
 mod low_rank;

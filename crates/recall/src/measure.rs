@@ -148,8 +148,8 @@ pub fn measure(
 }
 
 /// Runs `jobs` calls with `threads` threads and returns their results in order: single-threaded ones side by side,
-/// and those left over after a multiple of `threads` with the threads shared out among them. The first error, in
-/// order, stops the calls not yet begun.
+/// and those left over after a multiple of `threads` with the threads shared out among them. An error stops the calls
+/// not yet begun; of several the first in order is returned.
 fn side_by_side<T: Send>(jobs: usize, threads: usize, call: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
     let results: Vec<Mutex<Option<Result<T>>>> = (0..jobs).map(|_| Mutex::new(None)).collect();
     let failed = AtomicBool::new(false);

@@ -8,12 +8,13 @@ use rayon::prelude::*;
 use super::MAX_WIDTH;
 use super::args::{Filter, Input, Options, Rows, RowsMut, Shape};
 
-/// Tokens whose products with U are kept in registers together.
+/// Tokens whose products with U are kept in registers together, and whose rows stay in the first-level cache, where
+/// the rows of more would displace each other.
 pub(super) const GROUP: usize = 8;
 /// Tokens of a block, a multiple of [`GROUP`]: what is kept of a block in a tile stays near the core.
 pub(super) const BLOCK: usize = 16;
-/// Channels of a tile.
-pub(super) const TILE: usize = 256;
+/// Channels of a tile: whole rows, or pieces of them long enough to be fetched ahead.
+pub(super) const TILE: usize = 1024;
 /// Channels of a tile with a low-rank filter: U and dU of a tile stay near the core too. A multiple of 16.
 pub(super) const LOW_RANK_TILE: usize = 64;
 /// Taps of the width whose loops are unrolled: the paper's.
@@ -95,9 +96,11 @@ impl<'a> Plan<'a> {
         window
     }
 
-    /// How many of the `tokens`, at most a block, are of the first one's sequence.
+    /// How many of the `tokens` are worked on together: those of the first one's sequence, at most a group, or a block
+    /// where tiles are narrow.
     pub(super) fn together(&self, tokens: &Range<usize>) -> usize {
-        BLOCK.min(tokens.len()).min(self.places[tokens.start].left)
+        let most = if self.filter.rank() > 0 { BLOCK } else { GROUP };
+        most.min(tokens.len()).min(self.places[tokens.start].left)
     }
 
     /// Row `j` of the initial state of a sequence: its input at position j - (W - 1).

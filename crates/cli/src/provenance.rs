@@ -11,8 +11,8 @@ const REV_VARIABLE: &str = "REPRODUCE_GIT_REV";
 /// The Cargo.lock that this program was built with.
 const LOCKFILE: &[u8] = include_bytes!("../../../Cargo.lock");
 
-/// The source of this program.
-pub(crate) fn source() -> Source {
+/// The source of this program: commit, whether the tree differs from it, compiler and lockfile.
+pub fn source() -> Source {
     let lockfile_sha256 = sha256(LOCKFILE);
     let described = described(&lockfile_sha256).or_else(|| std::env::var(REV_VARIABLE).ok());
     let (git_rev, dirty) = revision(described.as_deref());

@@ -1,5 +1,6 @@
-//! Repository chores: `cargo xtask tidy`, `cargo xtask golden accept --because "..."`.
+//! Repository chores: `cargo xtask tidy`, `golden accept --because "..."`, `cpu-step`.
 
+mod cpu_step;
 mod golden;
 mod tidy;
 
@@ -21,6 +22,21 @@ enum Command {
     /// Golden snapshots.
     #[command(subcommand)]
     Golden(Golden),
+    /// Time our training steps beside PyTorch's on this machine's CPU and record both.
+    CpuStep {
+        /// A Python that has torch.
+        #[arg(long, default_value = "python3")]
+        python: String,
+        /// A short name of this CPU, the last part of the record's name.
+        #[arg(long)]
+        device: String,
+        /// Processes of each side; the fastest pass counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Numbers of threads.
+        #[arg(long, value_delimiter = ',', default_value = "1,2")]
+        threads: Vec<usize>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -37,5 +53,6 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Tidy => tidy::run(),
         Command::Golden(Golden::Accept { because }) => golden::accept(&because),
+        Command::CpuStep { python, device, rounds, threads } => cpu_step::record(&python, &device, rounds, &threads),
     }
 }

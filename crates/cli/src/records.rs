@@ -31,8 +31,11 @@ pub(crate) fn golden(from: &Path) -> Option<PathBuf> {
 }
 
 /// The names `<item>.<scale>.<device>` of an item's records: the largest scale first, GPUs before CPUs.
-pub(crate) fn names(golden: &Path, item: &str) -> Result<Vec<String>, Error> {
+pub fn names(golden: &Path, item: &str) -> Result<Vec<String>, Error> {
     let folder = golden.join("records");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
     let io = |e: std::io::Error| Error::config(format!("{}: {e}", folder.display()));
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(io)? {

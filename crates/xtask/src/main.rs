@@ -1,7 +1,8 @@
-//! Repository chores: `cargo xtask tidy`, `golden accept --because "..."`, `cpu-step`.
+//! Repository chores: `cargo xtask tidy`, `golden accept --because "..."`, `readme`, `cpu-step`.
 
 mod cpu_step;
 mod golden;
+mod readme;
 mod tidy;
 
 use anyhow::Result;
@@ -22,6 +23,12 @@ enum Command {
     /// Golden snapshots.
     #[command(subcommand)]
     Golden(Golden),
+    /// Write the README's result table from golden/records.
+    Readme {
+        /// Change nothing; fail if the table is not up to date.
+        #[arg(long)]
+        check: bool,
+    },
     /// Time our training steps beside PyTorch's on this machine's CPU and record both.
     CpuStep {
         /// A Python that has torch.
@@ -53,6 +60,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Tidy => tidy::run(),
         Command::Golden(Golden::Accept { because }) => golden::accept(&because),
+        Command::Readme { check } => readme::run(check),
         Command::CpuStep { python, device, rounds, threads } => cpu_step::record(&python, &device, rounds, &threads),
     }
 }

@@ -70,6 +70,7 @@ pub(crate) fn record(python: &str, device: &str, rounds: usize, threads: &[usize
         scale: "smoke".into(),
         device: host,
         source,
+        date: cli::today(),
         dtype: "f32".into(),
         seeds: vec![0],
         command: format!("cargo xtask cpu-step --python PYTHON --device {device}; PyTorch {}", torch.trim()),

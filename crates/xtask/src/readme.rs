@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use report::claim::{Verdict, judge_all};
@@ -59,20 +58,13 @@ fn recorded_line(item: &Item, name: &str) -> Result<String> {
     let counts = format!("{} ok, {} off, {} skip", count(Verdict::Ok), count(Verdict::Off), count(Verdict::Skip));
     let rev = record.source.git_rev.get(..7).unwrap_or(&record.source.git_rev);
     Ok(format!(
-        "| {} | {} | {}: {} | {counts} | `{}`<br>{name}: {}, {rev} of {} |\n",
+        "| {} | {} | {}: {} | {counts} | `{}`<br>{name}: {}, {rev}, {} |\n",
         item.title,
         first.says,
         first.verdict.word(),
         first.detail,
         record.command,
         record.device.name,
-        committed(&record.source.git_rev)?,
+        record.date,
     ))
-}
-
-/// The day of a commit.
-fn committed(rev: &str) -> Result<String> {
-    let out = Command::new("git").args(["show", "-s", "--format=%cs", rev]).output().context("git did not start")?;
-    ensure!(out.status.success(), "commit {rev} of a record is not in this repository's history");
-    Ok(String::from_utf8(out.stdout)?.trim().to_string())
 }

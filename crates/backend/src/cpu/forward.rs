@@ -52,7 +52,11 @@ impl CpuBackend {
         let mut scores = Scores::default();
         for (i, &op) in tape.ops().iter().enumerate() {
             if let Op::CrossEntropy { logits } = op {
-                scores = score(&mut self.values[logits.0], &batch.targets, tape.cols(logits), train)?;
+                score(&mut self.values[logits.0], &batch.targets, tape.cols(logits), train, &mut scores)?;
+                continue;
+            }
+            if let Op::Moe(moe) = op {
+                self.moe_forward(tape, i, moe, &mut scores)?;
                 continue;
             }
             let (mut y, mut saved) = (take(&mut self.values[i]), take(&mut self.saved[i]));
@@ -156,19 +160,21 @@ impl CpuBackend {
                 self.conv_forward(tape, batch, conv, y)?;
             }
             Op::Add { a, b } => elementwise::add(self.value(a), self.value(b), y)?,
-            Op::CrossEntropy { .. } => {}
+            // Scored, not computed: by the caller.
+            Op::Moe(_) | Op::CrossEntropy { .. } => {}
         }
         Ok(())
     }
 }
 
-fn score(logits: &mut [f32], targets: &[u32], vocab: usize, train: bool) -> Result<Scores> {
-    let mut scores = Scores { loss: 0.0, nll: vec![0.0; targets.len()], predictions: vec![0; targets.len()] };
+fn score(logits: &mut [f32], targets: &[u32], vocab: usize, train: bool, scores: &mut Scores) -> Result<()> {
+    scores.nll = vec![0.0; targets.len()];
+    scores.predictions = vec![0; targets.len()];
     let rows = cross_entropy::Rows { nll: &mut scores.nll, argmax: &mut scores.predictions };
     scores.loss = if train {
         cross_entropy::forward_backward(logits, targets, vocab, rows)?
     } else {
         cross_entropy::forward(logits, targets, vocab, rows)?
     };
-    Ok(scores)
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! dfdx's f64 gradients against central differences of dfdx's f64 loss: each op through a small tape, and whole models.
 
-use crate::common::{conv, distance, norm, random_batch, random_state, tiny};
+use crate::common::{conv, distance, experts, norm, random_batch, random_state, tiny};
 use crate::op_tapes::op_tapes;
 use backend::{Backend, Batch, Tape};
 use model::{ConvKind, Mlp, Norm, Place, Positions, Transformer};
@@ -56,6 +56,7 @@ fn whole_models() {
     use ConvKind::{HeadWise, LowRank, Static};
     let mut models = vec![
         ("plain".to_string(), tiny()),
+        ("experts".into(), experts(1.0)),
         ("qk-norm, tied".into(), Transformer { qk_norm: true, tied: true, ..tiny() }),
         (
             "layer norm, gelu, learned positions".into(),

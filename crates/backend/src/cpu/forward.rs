@@ -67,7 +67,7 @@ impl CpuBackend {
     }
 
     /// Buffers of this tape's sizes for every output and every saved value.
-    fn make_room(&mut self, tape: &Tape) -> Result<()> {
+    pub(super) fn make_room(&mut self, tape: &Tape) -> Result<()> {
         let (n, ops) = (tape.tokens(), tape.ops());
         for buffer in self.values.drain(ops.len().min(self.values.len())..) {
             self.pool.give(buffer);
@@ -94,7 +94,7 @@ impl CpuBackend {
         Ok(())
     }
 
-    fn rope_table(&mut self, len: usize, head_size: usize, theta: f32) -> Result<()> {
+    pub(super) fn rope_table(&mut self, len: usize, head_size: usize, theta: f32) -> Result<()> {
         let found = self.rope_tables.iter_mut().find(|t| t.head_size == head_size && t.theta == theta);
         match found {
             Some(t) if t.table.len() >= len => {}
@@ -121,7 +121,7 @@ impl CpuBackend {
         Ok(&self.loaded()?.params.values[p.0])
     }
 
-    fn run(&self, tape: &Tape, batch: &Batch, op: Op, y: &mut [f32], saved: &mut [f32]) -> Result<()> {
+    pub(super) fn run(&self, tape: &Tape, batch: &Batch, op: Op, y: &mut [f32], saved: &mut [f32]) -> Result<()> {
         let seqs = sequences(tape, batch);
         match op {
             Op::Embedding { table } => {

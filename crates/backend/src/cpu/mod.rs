@@ -5,6 +5,7 @@
 
 mod backward;
 mod conv;
+mod decode;
 mod experts;
 mod forward;
 mod grads;
@@ -21,6 +22,7 @@ use crate::optim::{AdamW, State};
 use crate::params::Params;
 use crate::tape::Tape;
 use crate::{Error, Result};
+pub use decode::Decoder;
 use forward::RopeTable;
 use grads::{ParamGrads, ValueGrads};
 use pool::Pool;

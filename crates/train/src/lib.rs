@@ -12,7 +12,7 @@ mod log;
 mod run;
 mod source;
 
-pub use checkpoint::{load, remove, save};
+pub use checkpoint::{load, remove, save, stored_run};
 pub use config::{EarlyStop, TrainConfig};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};

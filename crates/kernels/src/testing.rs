@@ -17,7 +17,7 @@ pub(crate) fn random(n: usize, seed: u64) -> Vec<f32> {
 }
 
 /// `ln(1 + e^x)`.
-pub(crate) fn softplus(x: f64) -> f64 {
+pub(crate) fn wide_softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 

@@ -72,7 +72,7 @@ fn token(s: &Shape, x: &[Vec<f64>; 8], row: usize, head: usize) -> Token {
         (row.iter().map(|v| v / norm).collect::<Vec<_>>(), norm)
     };
     let ((q, q_norm), (k, k_norm)) = (unit(&x[0]), unit(&x[1]));
-    let g = -x[5][head].exp() * softplus(x[3][at] + x[6][head]);
+    let g = -x[5][head].exp() * wide_softplus(x[3][at] + x[6][head]);
     Token { k, q, norms: [q_norm, k_norm], g, beta: 1.0 / (1.0 + (-x[4][at]).exp()) }
 }
 

@@ -53,7 +53,7 @@ impl Case<'_> {
 
 /// The step size and the decay of a token's head.
 fn gates(s: &Shape, x: &[Vec<f64>; 8], row: usize, head: usize) -> (f64, f64) {
-    let dt = softplus(x[3][row * s.heads + head] + x[5][head]);
+    let dt = wide_softplus(x[3][row * s.heads + head] + x[5][head]);
     (dt, (-x[4][head].exp() * dt).exp())
 }
 

@@ -201,9 +201,8 @@ impl Shards<'_> {
         tell: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<(String, String, Header)>> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let is_one = [".txt", ".md"].iter().any(|ending| {
-            name.trim_end_matches(".xz").trim_end_matches(".gz").trim_end_matches(".zst").ends_with(ending)
-        });
+        let stem = [".xz", ".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+        let is_one = [".txt", ".md"].iter().any(|ending| stem.ends_with(ending));
         let (mut group, mut bytes, mut seen) = (Vec::new(), 0, [0, 0]);
         documents(path, field, &mut |text| {
             if is_one {

@@ -7,6 +7,7 @@ mod backend;
 mod batch;
 mod cpu;
 mod error;
+mod flops;
 mod op;
 mod optim;
 mod params;

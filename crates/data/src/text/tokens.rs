@@ -59,7 +59,9 @@ impl Tokens {
     /// Ids in memory.
     pub fn held(name: &str, ids: Vec<u32>) -> Self {
         let mut hash = Sha256::new();
-        ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+        for some in ids.chunks(1 << 16) {
+            hash.update(some.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
+        }
         let len = ids.len() as u64;
         let part = Part { start: 0, len, ids: Ids::Long(ids), name: name.into(), sha256: hex(&hash.finalize()) };
         Self { parts: vec![part], len }
@@ -152,15 +154,13 @@ fn part(path: &Path, vocab: u32) -> Result<Part> {
     match (decoded.ending.as_str(), decoded.compression) {
         ("tok", None) => {
             let header = Header::read(path)?;
-            let (ids, found) = on_disk(path, shard::HEADER, header.width, header.tokens, vocab)?;
-            if found != hex(&header.sha256) {
-                return Err(Error::Checksum { path: path.into(), found, expected: hex(&header.sha256) });
-            }
+            let expected = Some(hex(&header.sha256));
+            let (ids, found) = on_disk(path, shard::HEADER, header.width, header.tokens, vocab, expected)?;
             Ok(made(header.tokens, ids, found))
         }
         ("bin", None) => {
             let (width, tokens) = llm_c(path)?;
-            let (ids, found) = on_disk(path, LLM_C_HEADER, width, tokens, vocab)?;
+            let (ids, found) = on_disk(path, LLM_C_HEADER, width, tokens, vocab, None)?;
             Ok(made(tokens, ids, found))
         }
         ("u16", compression) => {
@@ -209,21 +209,33 @@ fn llm_c(path: &Path) -> Result<(usize, u64)> {
     Ok((*width, tokens.into()))
 }
 
-/// A file's ids, read through once, and their SHA-256.
-fn on_disk(path: &Path, offset: u64, width: usize, tokens: u64, vocab: u32) -> Result<(Ids, String)> {
+/// A file's ids, read through once, and their SHA-256. Of a damaged file not its ids are to blame: the hash comes first.
+fn on_disk(
+    path: &Path,
+    offset: u64,
+    width: usize,
+    tokens: u64,
+    vocab: u32,
+    expected: Option<String>,
+) -> Result<(Ids, String)> {
     let io = |e: std::io::Error| Error::Io { path: path.into(), what: e.to_string() };
     let mut file = File::open(path).map_err(io)?;
     file.seek(SeekFrom::Start(offset)).map_err(io)?;
-    let (mut hash, mut seen, mut chunk) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    let (mut hash, mut seen, mut chunk, mut checked) = (Sha256::new(), 0, vec![0; 1 << 20], Ok(()));
     while seen < tokens {
         let count = ((tokens - seen) as usize).min(chunk.len() / width);
         let bytes = &mut chunk[..count * width];
         file.read_exact(bytes).map_err(io)?;
-        check(path, bytes, width, seen, vocab)?;
+        checked = checked.and_then(|()| check(path, bytes, width, seen, vocab));
         hash.update(&*bytes);
         seen += count as u64;
     }
-    Ok((Ids::File { path: path.into(), file: Mutex::new(file), offset, width }, hex(&hash.finalize())))
+    let found = hex(&hash.finalize());
+    if let Some(expected) = expected.filter(|expected| *expected != found) {
+        return Err(Error::Checksum { path: path.into(), found, expected });
+    }
+    checked?;
+    Ok((Ids::File { path: path.into(), file: Mutex::new(file), offset, width }, found))
 }
 
 /// Refuses ids from `vocab` on; the first of `bytes` is at position `start`.

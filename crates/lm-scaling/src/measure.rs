@@ -5,6 +5,7 @@ use std::path::Path;
 
 use data::text::{Corpus, Error as TextError};
 use report::measured::Metric;
+use serde_json::{Map, json};
 use train::{End, Event, Job, Options, Outcome, forget, train_all};
 
 use crate::{CorpusSource, Error, Result, Row, WithoutData};
@@ -64,7 +65,7 @@ pub fn measure(
     }
     let sources: Vec<_> = seeds.iter().map(|&seed| CorpusSource { corpus: &corpus, seed }).collect();
     let record = |batch, len| row.model.record(batch, len);
-    let run = serde_json::json!({ "row": row, "data": corpus.sha256() });
+    let run = Map::from_iter([("row".into(), json!(row)), ("data".into(), json!(corpus.sha256()))]);
     let jobs = seeds.iter().zip(&sources).map(|(&seed, source)| {
         let name = format!("{id}.seed-{seed}");
         Job { name, seed, run: run.clone(), record: &record, source, config: &row.train }

@@ -92,11 +92,6 @@ pub struct Corpus {
 }
 
 impl TextConfig {
-    /// Whether this text needs a data folder.
-    pub fn is_built_in(&self) -> bool {
-        BUILT_IN.iter().any(|(name, _)| *name == self.text)
-    }
-
     /// Opens the text; `data` is the data folder, if there is one.
     ///
     /// # Errors
@@ -114,12 +109,17 @@ impl TextConfig {
         Ok(corpus)
     }
 
+    /// The tokenizer of a text that is built in; none of a folder's, whose index names it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if this build lacks it.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let text = BUILT_IN.iter().find(|(name, _)| *name == self.text);
+        text.map(|(_, text)| self.tokenizer.of(text)).transpose()
+    }
+
     fn built_in(&self, name: &str, text: &str) -> Result<Corpus> {
-        let tokenizer = match self.tokenizer {
-            BuiltIn::Characters => Tokenizer::characters(text),
-            BuiltIn::Bytes => Tokenizer::bytes(),
-            BuiltIn::Bpe16384 => bpe16384()?,
-        };
+        let tokenizer = self.tokenizer.of(text)?;
         // As nanoGPT cuts it: at nine tenths of the characters.
         let cut = text.chars().count() * 9 / 10;
         let cut = text.char_indices().nth(cut).map_or(text.len(), |(at, _)| at);
@@ -179,6 +179,16 @@ impl TextConfig {
         let windows = [Windows::new(train.len(), context)?, Windows::new(val.len(), context)?];
         let (train, val) = ((train, windows[0]), (val, windows[1]));
         Ok(Corpus { train, val, vocab, end_of_text, bytes_per_token, context, documents })
+    }
+}
+
+impl BuiltIn {
+    fn of(self, text: &str) -> Result<Tokenizer> {
+        match self {
+            BuiltIn::Characters => Ok(Tokenizer::characters(text)),
+            BuiltIn::Bytes => Ok(Tokenizer::bytes()),
+            BuiltIn::Bpe16384 => bpe16384(),
+        }
     }
 }
 

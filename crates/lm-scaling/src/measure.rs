@@ -6,6 +6,7 @@ use std::path::Path;
 use backend::Backend;
 use data::text::{Corpus, Error as TextError};
 use report::measured::Metric;
+use serde_json::{Map, json};
 use train::{End, Event, Job, Options, Outcome, forget, train_all};
 
 use crate::{CorpusSource, Error, Result, Row, WithoutData};
@@ -73,7 +74,7 @@ pub fn measure(
     }
     let sources: Vec<_> = seeds.iter().map(|&seed| CorpusSource { corpus: &corpus, seed }).collect();
     let record = |batch, len| row.model.record(batch, len);
-    let run = serde_json::json!({ "row": row, "data": corpus.sha256() });
+    let run = Map::from_iter([("row".into(), json!(row)), ("data".into(), json!(corpus.sha256()))]);
     let probe = |backend: &mut dyn Backend| {
         let found = probes.iter().map(|probe| probe(row, &corpus, backend)).collect::<train::Result<Vec<_>>>()?;
         Ok(found.concat())

@@ -75,6 +75,12 @@ pub(crate) fn linear_rnns() -> [(&'static str, Mixer); 2] {
     [("gated deltanet", Mixer::GatedDeltaNet(delta)), ("mamba-2", Mixer::Mamba2(mamba))]
 }
 
+/// How many times f32's rounding weighs what it does in a Transformer. Gated DeltaNet norms an output that is in proportion
+/// to what a query and a key have in common: where that is little, its rounding grows. dfdx in f32 shows the same.
+pub(crate) fn rounding(model: &Transformer) -> f64 {
+    if matches!(model.mixer, Mixer::GatedDeltaNet(_)) { 4.0 } else { 1.0 }
+}
+
 /// Every variant of the model, named: each choice of norm, MLP, positions, tying and QK-norm, and each kind of
 /// convolution at several widths, with and without static taps, on QKV, on single streams and on all seven linears.
 pub(crate) fn variants() -> Vec<(String, Transformer)> {

@@ -81,7 +81,8 @@ fn packed_documents_do_not_see_one_another() {
     for name in ["train", "val"] {
         std::fs::write(text.join(format!("{name}.u16")), &ids).unwrap();
     }
-    let index = json!({ "dtype": "u16", "eot": 0, "vocab": 8, "tokenizer": "t", "splits": { "train": split, "val": split } });
+    let index =
+        json!({ "dtype": "u16", "eot": 0, "vocab": 8, "tokenizer": "t", "splits": { "train": split, "val": split } });
     std::fs::write(text.join("index.json"), index.to_string()).unwrap();
     let loss = |documents: &str| {
         let data = json!({ "text": "text", "context": 64, "documents": documents });

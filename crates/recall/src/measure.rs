@@ -50,7 +50,7 @@ pub fn measure(
         // `varkey.none.seed-0`, `mad-fuzzy.none.seed-0.trial-12`.
         let suffix = if trials.len() > 1 { format!(".trial-{}", trial + 1) } else { String::new() };
         let run = Map::from_iter([("row".into(), json!(row))]);
-        Job { name: format!("{id}.seed-{seed}{suffix}"), seed, run, record, source, config: &row.train }
+        Job { name: format!("{id}.seed-{seed}{suffix}"), seed, run, record, source, config: &row.train, probe: None }
     });
     let jobs: Vec<Job<'_>> = jobs.collect();
     let outcomes = train_all(&jobs, options, listen).map_err(|(job, source)| {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use backend::Tape;
+use backend::{Backend, Tape};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -33,7 +33,12 @@ pub struct Job<'a> {
     pub source: &'a (dyn Source + Sync),
     /// How it is trained.
     pub config: &'a TrainConfig,
+    /// What is asked of the trained model.
+    pub probe: Option<&'a Probe<'a>>,
 }
+
+/// Asks a trained model, which the backend holds, for values by name.
+pub type Probe<'a> = dyn Fn(&mut dyn Backend) -> Result<Vec<(&'static str, f64)>> + Sync + 'a;
 
 /// How to train, none of which changes the numbers of a CPU run.
 #[derive(Debug, Clone)]
@@ -132,12 +137,25 @@ fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outc
     let checkpoint = job.path(options).map(|path| Checkpoint { path, every, resume, run });
     let mut teller = Teller { steps: job.config.steps, tell };
     let run = Run { seed: job.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
-    match train(&mut *options.device.backend(), &job.record, job.source, job.config, run) {
+    let mut backend = options.device.backend();
+    match train(&mut *backend, &job.record, job.source, job.config, run) {
         Err(error @ Error::Diverged { step, .. }) => {
             tell(What::Diverged { error: &error });
             let nan = |metric| Point { step, metric, value: f64::NAN };
             let points = [Metric::Accuracy, Metric::MacroAccuracy, Metric::EvalLoss].map(nan);
-            Ok(Outcome { log: Log { points: points.into() }, step, end: End::Diverged, tokens_per_second: None })
+            Ok(Outcome {
+                log: Log { points: points.into() },
+                step,
+                end: End::Diverged,
+                tokens_per_second: None,
+                probed: Vec::new(),
+            })
+        }
+        Ok(mut outcome) if outcome.end != End::Deadline => {
+            if let Some(probe) = job.probe {
+                outcome.probed = probe(&mut *backend)?;
+            }
+            Ok(outcome)
         }
         ended => ended,
     }

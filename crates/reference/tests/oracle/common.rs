@@ -68,7 +68,7 @@ pub(crate) fn experts(aux_weight: f32) -> Transformer {
 
 /// The linear RNNs, sized for [`tiny`].
 pub(crate) fn linear_rnns() -> [(&'static str, Mixer); 2] {
-    let delta = GatedDeltaNet { heads: 2, key_size: 4, value_size: 8 };
+    let delta = GatedDeltaNet { heads: 2, key_size: 8, value_size: 4 };
     let mamba = Mamba2 { heads: 4, intermediate: 24, state_size: 4, groups: 2 };
     [("gated deltanet", Mixer::GatedDeltaNet(delta)), ("mamba-2", Mixer::Mamba2(mamba))]
 }

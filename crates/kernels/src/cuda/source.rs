@@ -5,9 +5,11 @@ use std::borrow::Cow;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 8] = [
+pub const FILES: [(&str, &str); 10] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
+    ("attention.cuh", include_str!("../../../../kernels/attention.cuh")),
+    ("attention_any.cu", include_str!("../../../../kernels/attention_any.cu")),
     ("short_conv_headwise.cu", include_str!("../../../../kernels/short_conv_headwise.cu")),
     ("short_conv_lowrank_fwd.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd.cu")),
     ("short_conv_lowrank_bwd.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd.cu")),

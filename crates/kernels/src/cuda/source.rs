@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 10] = [
+pub const FILES: [(&str, &str); 18] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
     ("attention.cuh", include_str!("../../../../kernels/attention.cuh")),
@@ -16,6 +16,14 @@ pub const FILES: [(&str, &str); 10] = [
     ("short_conv_state.cu", include_str!("../../../../kernels/short_conv_state.cu")),
     ("sums.cu", include_str!("../../../../kernels/sums.cu")),
     ("plan.cu", include_str!("../../../../kernels/plan.cu")),
+    ("dense.cuh", include_str!("../../../../kernels/dense.cuh")),
+    ("norm.cu", include_str!("../../../../kernels/norm.cu")),
+    ("pointwise.cu", include_str!("../../../../kernels/pointwise.cu")),
+    ("rope.cu", include_str!("../../../../kernels/rope.cu")),
+    ("embedding.cu", include_str!("../../../../kernels/embedding.cu")),
+    ("cross_entropy.cu", include_str!("../../../../kernels/cross_entropy.cu")),
+    ("adamw.cu", include_str!("../../../../kernels/adamw.cu")),
+    ("column_sums.cu", include_str!("../../../../kernels/column_sums.cu")),
 ];
 
 /// The text of one file.

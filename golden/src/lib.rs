@@ -8,10 +8,33 @@ use std::collections::BTreeMap;
 use insta::Comparator;
 use insta::internals::SnapshotContents;
 use report::measured::Metric;
+use report::paper::Item;
 use serde::Deserialize;
+
+/// The folder of snapshots.
+pub const SNAPSHOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots");
+
+/// The names of an item's snapshot files.
+pub fn snapshots_of(item: &Item) -> Vec<String> {
+    let mut parts: Vec<String> =
+        ["metrics", "verdicts", "table.txt", "table.md", "table.json", "table.csv"].map(|n| format!(".{n}")).to_vec();
+    parts.extend(["--help".into(), "--list".into()]);
+    for spec in &item.figures {
+        parts.extend(["svg", "csv"].map(|kind| format!(".{}.{kind}", spec.id)));
+    }
+    parts.iter().map(|part| format!("{}{part}.snap", item.id)).collect()
+}
 
 /// The last step that `first_steps` widths hold for.
 pub const FIRST_STEPS: u64 = 20;
+
+/// The names of a record's snapshot files; none for an item that is not the paper's.
+pub fn record_snapshots_of(name: &str, item: &str) -> Vec<String> {
+    let Ok(item) = report::paper::item(item) else { return Vec::new() };
+    let figures = item.figures.iter().map(|spec| format!("{}.svg", spec.id));
+    let parts = ["txt", "verdicts"].map(String::from).into_iter().chain(figures);
+    parts.map(|part| format!("record.{name}.{part}.snap")).collect()
+}
 
 /// How far a value may be from its golden: `abs + rel * |golden|`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
@@ -29,6 +52,17 @@ struct Widths {
     rel: f64,
     abs: f64,
     first_steps: Option<Width>,
+    left_out: Option<LeftOut>,
+}
+
+/// What of a metric is not compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum LeftOut {
+    /// All: wall times, and what they decide.
+    All,
+    /// Everything after the first steps.
+    Later,
 }
 
 /// Compares snapshots of `row,seed,step,metric,value` lines within widths.
@@ -51,6 +85,15 @@ impl Tolerance {
             Some(first) if step <= FIRST_STEPS => first,
             _ => Width { rel: widths.rel, abs: widths.abs },
         }
+    }
+
+    /// What of a run is compared: last values, and the curves of the first steps where a width is given for them.
+    pub fn compared(&self, metrics: &[Metric], curve: &[Metric]) -> Vec<Metric> {
+        let left_out = |m: &Metric| self.0.get(&m.metric).and_then(|widths| widths.left_out);
+        let first = |m: &Metric| self.0.get(&m.metric).is_some_and(|widths| widths.first_steps.is_some());
+        let last = metrics.iter().filter(|m| left_out(m).is_none());
+        let firsts = curve.iter().filter(|m| m.step <= FIRST_STEPS && first(m) && left_out(m) != Some(LeftOut::All));
+        last.chain(firsts).cloned().collect()
     }
 
     /// Every way in which `found` is not `golden`: values outside of their width, values too many or too few.
@@ -148,6 +191,16 @@ mod tests {
             tolerance().differences(std::slice::from_ref(&a), &[a.clone(), b]),
             ["accuracy of a, seed 0, step 5 is new"]
         );
+    }
+
+    #[test]
+    fn wall_times_and_late_losses_are_left_out() {
+        let widths = "[time]\nleft_out = \"all\"\n[train_loss]\nfirst_steps = { rel = 1e-4 }\nleft_out = \"later\"\n";
+        let run = |name: &str, step| metric(name, step, 1.0);
+        let last = [run("time", 9), run("loss", 90), run("train_loss", 90)];
+        let curve = [run("train_loss", 1), run("train_loss", 21), run("loss", 1), run("time", 1)];
+        let compared = Tolerance::parse(widths).unwrap().compared(&last, &curve);
+        assert_eq!(compared, [run("loss", 90), run("train_loss", 1)]);
     }
 
     #[test]

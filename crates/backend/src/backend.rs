@@ -7,7 +7,7 @@ use crate::optim::{AdamW, State};
 use crate::params::Params;
 use crate::tape::Tape;
 
-/// What a pass says of the batch's labels. Empty vectors where the tape has no loss.
+/// What a pass says of the batch's labels and of its experts. Empty vectors where the tape has no loss or no experts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scores {
     /// Mean negative log likelihood over the labelled positions, in nats.
@@ -16,6 +16,10 @@ pub struct Scores {
     pub nll: Vec<f32>,
     /// The likeliest token per position.
     pub predictions: Vec<u32>,
+    /// Auxiliary losses of all mixtures of experts, weighted; gradients are those of `loss + aux`.
+    pub aux: f32,
+    /// Tokens that each expert got, one list per mixture in the order of the tape.
+    pub load: Vec<Vec<usize>>,
 }
 
 /// A machine that runs tapes. It holds the parameters, their moments and the gradients of its last pass.
@@ -44,7 +48,7 @@ pub trait Backend {
     /// If the parameters or the batch do not fit the tape.
     fn evaluate(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores>;
 
-    /// Forward and backward pass; the gradients of the mean loss replace those of the pass before.
+    /// Forward and backward pass; the gradients of the mean loss and the auxiliary losses replace those of the pass before.
     ///
     /// # Errors
     /// As [`Backend::evaluate`]; also if the tape has no loss.

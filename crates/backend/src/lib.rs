@@ -14,9 +14,9 @@ mod tape;
 
 pub use backend::{Backend, Scores};
 pub use batch::{Batch, IGNORE};
-pub use cpu::CpuBackend;
+pub use cpu::{CpuBackend, Decoder};
 pub use error::{Error, Result};
-pub use op::{Filter, Op, Param, Var};
-pub use optim::{AdamW, State};
+pub use op::{Filter, Moe, Op, Param, Var};
+pub use optim::{AdamW, State, excess_load};
 pub use params::{Init, ParamSpec, Params};
 pub use tape::Tape;

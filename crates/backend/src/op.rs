@@ -50,6 +50,31 @@ pub enum Filter {
     },
 }
 
+/// A mixture of experts (shapes: E experts, D columns, F the hidden width of one); see [`kernels::moe`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moe {
+    /// Input `[.., D]`.
+    pub x: Var,
+    /// The router's logits `[.., E]`.
+    pub logits: Var,
+    /// Gates of all experts `[E F, D]`.
+    pub gate: Param,
+    /// Ups `[E F, D]`.
+    pub up: Param,
+    /// Downs `[E D, F]`.
+    pub down: Param,
+    /// Added to the probabilities to choose by: a parameter of [`Tape::balance`](crate::Tape::balance).
+    pub bias: Option<Param>,
+    /// Experts of each token.
+    pub top_k: usize,
+    /// Whether a token's weights are scaled to a sum of 1.
+    pub renormalize: bool,
+    /// Weight of the load-balancing loss.
+    pub aux_weight: f32,
+    /// Weight of the z-loss.
+    pub z_weight: f32,
+}
+
 /// What runs: each op's inputs and options. Its output is the [`Var`] of its position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
@@ -141,6 +166,8 @@ pub enum Op {
         /// Whether the convolution passes through SiLU.
         silu: bool,
     },
+    /// The weighted sum of each token's `top_k` SwiGLU experts. Its auxiliary losses join the tape's loss.
+    Moe(Moe),
     /// `a + b`.
     Add {
         /// First summand.
@@ -169,6 +196,7 @@ impl Op {
             Op::SwiGlu { .. } => "swiglu",
             Op::Gelu { .. } => "gelu",
             Op::ShortConv { .. } => "short_conv",
+            Op::Moe(_) => "moe",
             Op::Add { .. } => "add",
             Op::CrossEntropy { .. } => "cross_entropy",
         }

@@ -19,6 +19,12 @@ pub struct AdamW {
     pub clip: f32,
 }
 
+/// What takes the place of the gradient of a balancing bias: each expert's load above the mean.
+pub fn excess_load(load: &[usize]) -> Vec<f32> {
+    let mean = load.iter().sum::<usize>() as f64 / load.len().max(1) as f64;
+    load.iter().map(|&n| (n as f64 - mean) as f32).collect()
+}
+
 /// What training changes: parameters, both moments and the number of updates made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {

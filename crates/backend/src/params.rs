@@ -39,6 +39,9 @@ pub struct ParamSpec {
     pub init: Init,
     /// Whether weight decay applies: matrices yes, gains, biases and convolution taps no.
     pub decay: bool,
+    /// Set where AdamW leaves the parameter alone: the step gamma by which [`kernels::moe::rebalance`] moves the bias
+    /// of loss-free balancing. A pass leaves [`crate::excess_load`] in the place of its gradient.
+    pub balance: Option<f32>,
 }
 
 impl ParamSpec {
@@ -156,7 +159,7 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, init: Init) -> ParamSpec {
-        ParamSpec { name: name.into(), shape: vec![200, 500], init, decay: true }
+        ParamSpec { name: name.into(), shape: vec![200, 500], init, decay: true, balance: None }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! recording the paper's largest model takes microseconds and allocates nothing of its size, which is how its
 //! parameters are counted. A backend runs a tape forward and, op by op in reverse, backward.
 
+mod moe;
+
 use std::sync::Arc;
 
 use crate::op::{Filter, Op, Param, Var};
@@ -68,9 +70,9 @@ impl Tape {
         &self.specs[p.0]
     }
 
-    /// Number of trained values, tied ones counted once.
+    /// Number of trained values, tied ones counted once, balancing biases left out.
     pub fn parameter_count(&self) -> usize {
-        self.specs.iter().map(ParamSpec::numel).sum()
+        self.specs.iter().filter(|s| s.balance.is_none()).map(ParamSpec::numel).sum()
     }
 
     /// Declares a parameter. A second declaration of the same name and shape is the same parameter (tying).
@@ -78,7 +80,10 @@ impl Tape {
     /// # Errors
     /// [`Error::Param`] if the name was declared with another shape, initial value or decay.
     pub fn param(&mut self, name: impl Into<String>, shape: &[usize], init: Init, decay: bool) -> Result<Param> {
-        let spec = ParamSpec { name: name.into(), shape: shape.to_vec(), init, decay };
+        self.declare(ParamSpec { name: name.into(), shape: shape.to_vec(), init, decay, balance: None })
+    }
+
+    fn declare(&mut self, spec: ParamSpec) -> Result<Param> {
         match self.specs.iter().position(|s| s.name == spec.name) {
             Some(i) if self.specs[i] == spec => Ok(Param(i)),
             Some(i) => Err(Error::Param {

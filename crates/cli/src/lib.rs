@@ -56,6 +56,8 @@ pub use device::host as host_device;
 pub use error::{Error, Kind};
 pub use experiment::{Experiment, Facts, RowContext, parse};
 pub use progress::Progress;
+pub use provenance::{source, today};
+pub use records::names as record_names;
 pub use report::measured::Metric;
 pub use report::record::Device;
 pub use runner::{check, run, run_with};

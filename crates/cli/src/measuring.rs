@@ -151,6 +151,7 @@ impl Session<'_> {
                 scale: scale.into(),
                 device: place.device.clone(),
                 source: place.source.clone(),
+                date: provenance::today(),
                 dtype: facts.dtype,
                 seeds,
                 command: provenance::command(&self.item.id, self.typed),

@@ -29,6 +29,6 @@ pub(crate) fn figures(folder: &Path, item: &Item, measured: &Measured) -> Result
 }
 
 /// The values of finished rows.
-pub(crate) fn measured<'a>(rows: impl Iterator<Item = &'a Finished>) -> Measured {
-    Measured::new(rows.flat_map(|row| &row.metrics))
+pub(crate) fn measured<'a>(item: &Item, rows: impl Iterator<Item = &'a Finished>) -> Measured {
+    Measured::of(item, rows.flat_map(|row| &row.metrics))
 }

@@ -3,6 +3,7 @@
 use report::record::{Source, sha256};
 use std::path::Path;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Names the commit where git cannot: a copied tree or a copied binary. The value is that of
 /// `git describe --always --dirty --abbrev=40 --exclude '*'`.
@@ -11,8 +12,26 @@ const REV_VARIABLE: &str = "REPRODUCE_GIT_REV";
 /// The Cargo.lock that this program was built with.
 const LOCKFILE: &[u8] = include_bytes!("../../../Cargo.lock");
 
-/// The source of this program.
-pub(crate) fn source() -> Source {
+/// Today in UTC, as `2026-01-31`.
+pub fn today() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    date(since.as_secs() / 86_400)
+}
+
+/// The date so many days after 1970-01-01: years of 365.2425 days that begin in March, so that leap days come last.
+fn date(days: u64) -> String {
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (year, day) = (year + era * 400 + u64::from(month >= 10), day - (153 * month + 2) / 5 + 1);
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// The source of this program: commit, whether the tree differs from it, compiler and lockfile.
+pub fn source() -> Source {
     let lockfile_sha256 = sha256(LOCKFILE);
     let described = described(&lockfile_sha256).or_else(|| std::env::var(REV_VARIABLE).ok());
     let (git_rev, dirty) = revision(described.as_deref());
@@ -85,6 +104,12 @@ mod tests {
         assert_eq!(revision(Some("abc")), ("abc".into(), Some(false)));
         assert_eq!(revision(Some("")), ("unknown".into(), None));
         assert_eq!(revision(None), ("unknown".into(), None));
+    }
+
+    #[test]
+    fn days_have_dates() {
+        let of = [(0, "1970-01-01"), (11_016, "2000-02-29"), (11_017, "2000-03-01"), (20_454, "2026-01-01")];
+        assert!(of.iter().all(|(days, text)| date(*days) == *text), "{:?}", of.map(|(days, _)| date(days)));
     }
 
     #[test]

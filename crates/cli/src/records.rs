@@ -2,6 +2,7 @@
 
 use crate::{DeviceArg, Error};
 use report::measured::Measured;
+use report::paper::Item;
 use report::record::{Run, read};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -30,8 +31,11 @@ pub(crate) fn golden(from: &Path) -> Option<PathBuf> {
 }
 
 /// The names `<item>.<scale>.<device>` of an item's records: the largest scale first, GPUs before CPUs.
-pub(crate) fn names(golden: &Path, item: &str) -> Result<Vec<String>, Error> {
+pub fn names(golden: &Path, item: &str) -> Result<Vec<String>, Error> {
     let folder = golden.join("records");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
     let io = |e: std::io::Error| Error::config(format!("{}: {e}", folder.display()));
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(io)? {
@@ -52,15 +56,15 @@ pub(crate) fn names(golden: &Path, item: &str) -> Result<Vec<String>, Error> {
 /// The record to show: of the scale asked for or else the largest, on the device kind asked for.
 pub(crate) fn find(
     golden: &Path,
-    item: &str,
+    item: &Item,
     scale: Option<&str>,
     device: DeviceArg,
 ) -> Result<Option<Recorded>, Error> {
-    let names = names(golden, item)?;
+    let names = names(golden, &item.id)?;
     for name in names.iter().filter(|name| scale.is_none_or(|scale| name.split('.').nth(1) == Some(scale))) {
         let run = read(&golden.join("records").join(name))?;
         if device.kind().is_none_or(|kind| kind == run.record.device.kind) {
-            let measured = Measured::new(&run.metrics);
+            let measured = Measured::of(item, &run.metrics);
             return Ok(Some(Recorded { run, measured, stale: stale(golden, name)? }));
         }
     }

@@ -83,7 +83,7 @@ impl<'a> Session<'a> {
         let end = self.measure_all(rows, &place, &mut state);
         // Whatever ended the measuring, what is finished becomes a record.
         let kept = kept(&self.rows(scale, None)?, &device, &state);
-        let measured = measured(kept.iter().map(|(_, done)| done));
+        let measured = measured(&self.item, kept.iter().map(|(_, done)| done));
         report::record::write(&out, self.record(scale, &place, &kept))?;
         figures(&out, &self.item, &measured)?;
         let end = end?;
@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
         let nowhere =
             || Error::config("there is no golden/records folder here or above").hint("run it inside the repository");
         let golden = golden.ok_or_else(nowhere)?;
-        let found = find(&golden, &self.item.id, self.args.scale.as_deref(), self.args.device)?;
+        let found = find(&golden, &self.item, self.args.scale.as_deref(), self.args.device)?;
         let Some(recorded) = found else {
             let have = names(&golden, &self.item.id)?.join(", ");
             let have = if have.is_empty() { "none".into() } else { have };
@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
             self.say("no golden/records folder here or above: nothing recorded to compare with");
             return None;
         };
-        find(golden, &self.item.id, None, DeviceArg::Auto).unwrap_or_else(|e| {
+        find(golden, &self.item, None, DeviceArg::Auto).unwrap_or_else(|e| {
             self.say(&format!("warning: {e}; the recorded column is left out"));
             None
         })

@@ -29,6 +29,7 @@ pub mod embedding;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod moe;
 pub mod positions;
 pub mod rms_norm;
 pub mod rope;

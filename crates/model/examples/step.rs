@@ -14,16 +14,20 @@ use model::{Conv, ConvKind, Mlp, Norm, Positions, Transformer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args == ["--list"] {
+        MODELS.iter().for_each(|name| println!("{name}"));
+        return Ok(());
+    }
     let [name, threads, rest @ ..] = args.as_slice() else {
         return Err(
-            "usage: step MODEL THREADS [REPEATS]; MODEL is gpt or recall-none, -static, -headwise, -lowrank".into()
+            format!("usage: step MODEL THREADS [REPEATS], or --list; MODEL is one of {}", MODELS.join(", ")).into()
         );
     };
     let threads: usize = threads.parse()?;
     let repeats = rest.first().map_or(Ok(12), |r| r.parse())?;
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
 
-    let (batch, len, model) = model(name).ok_or_else(|| format!("unknown model {name}: gpt or recall-KIND"))?;
+    let (batch, len, model) = model(name).ok_or_else(|| format!("unknown model {name}: {}", MODELS.join(", ")))?;
     let tape = model.record(batch, len)?;
     let mut cpu = CpuBackend::new();
     cpu.load(State::new(Params::init(tape.specs(), 0)))?;
@@ -44,6 +48,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{name},{threads},{:.3},{:.3}", pass * 1e3, step * 1e3);
     Ok(())
 }
+
+const MODELS: [&str; 5] = ["gpt", "recall-none", "recall-static", "recall-headwise", "recall-lowrank"];
 
 /// Batch, length and model of a name; the sizes are those of the peer script.
 fn model(name: &str) -> Option<(usize, usize, Transformer)> {

@@ -17,7 +17,7 @@ pub struct Transformer {
     /// The MLP of each block.
     #[serde(default)]
     pub mlp: Mlp,
-    /// Hidden width of the MLP; ignored by `none`.
+    /// Hidden width of the MLP; ignored by `none` and `moe`.
     #[serde(default)]
     pub ffn: usize,
     /// Kind of norm.
@@ -61,8 +61,8 @@ fn yes() -> bool {
     true
 }
 
-/// The MLP of a block.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The MLP of a block: `mlp = "gelu"`, `mlp = { moe = { experts = 8, top_k = 2, ffn = 64 } }`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mlp {
     /// `down(silu(gate x) * up x)`.
@@ -70,8 +70,41 @@ pub enum Mlp {
     Swiglu,
     /// `down(gelu(up x))`.
     Gelu,
+    /// A router and SwiGLU experts.
+    Moe(Moe),
     /// Attention only.
     None,
+}
+
+/// A mixture of experts (PAPER section 6): each token goes to its `top_k` likeliest experts, and none is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moe {
+    /// Experts.
+    pub experts: usize,
+    /// Experts of each token.
+    pub top_k: usize,
+    /// Hidden width of an expert.
+    pub ffn: usize,
+    /// Hidden width of the expert that every token goes to besides; 0 for none.
+    #[serde(default)]
+    pub shared_ffn: usize,
+    /// Whether a token's weights sum to 1: the softmax over its experts alone rather than over all.
+    #[serde(default = "yes")]
+    pub renormalize: bool,
+    /// Weight of the load-balancing loss.
+    #[serde(default = "aux_weight")]
+    pub aux_weight: f32,
+    /// Weight of the z-loss.
+    #[serde(default)]
+    pub z_weight: f32,
+    /// Step of loss-free balancing, a bias per expert that only the choice sees; 0 for none.
+    #[serde(default)]
+    pub loss_free_gamma: f32,
+}
+
+fn aux_weight() -> f32 {
+    0.001
 }
 
 /// Kind of norm.

@@ -4,6 +4,7 @@
 
 mod config;
 mod conv;
+mod moe;
 mod transformer;
 
-pub use config::{Conv, ConvKind, Mlp, Norm, Place, Positions, Transformer};
+pub use config::{Conv, ConvKind, Mlp, Moe, Norm, Place, Positions, Transformer};

@@ -45,6 +45,14 @@ impl Transformer {
         Ok(self.record(1, 1)?.parameter_count())
     }
 
+    /// The same without the experts that a token does not meet.
+    ///
+    /// # Errors
+    /// As [`Transformer::record`].
+    pub fn active_parameter_count(&self) -> Result<usize> {
+        Ok(self.record(1, 1)?.active_parameter_count())
+    }
+
     fn check(&self) -> Result<()> {
         let refuse = |what: String, remedy| Err(Error::Shape { op: "transformer", what, remedy });
         for (name, value) in [("vocab", self.vocab), ("d_model", self.d_model), ("heads", self.heads)] {
@@ -56,7 +64,7 @@ impl Transformer {
             let what = format!("{} heads do not divide d_model {}", self.heads, self.d_model);
             return refuse(what, "choose a number of heads that divides d_model");
         }
-        if self.mlp != Mlp::None && self.ffn == 0 {
+        if matches!(self.mlp, Mlp::Swiglu | Mlp::Gelu) && self.ffn == 0 {
             return refuse("ffn is 0".into(), "give the MLP a hidden width, or set mlp = \"none\"");
         }
         Ok(())
@@ -100,6 +108,7 @@ impl Transformer {
         };
         let y = match self.mlp {
             Mlp::None => return Ok(x),
+            Mlp::Moe(moe) => return self.experts(t, x, h, moe, prefix),
             Mlp::Gelu => {
                 let up = widen(Place::Up)?;
                 t.gelu(up)
@@ -114,16 +123,20 @@ impl Transformer {
 
     /// `x + conv(linear(y))` of o or down; without a convolution the product adds to the stream directly.
     fn write_back(&self, t: &mut Tape, x: Var, y: Var, prefix: &str, place: Place) -> Result<Var> {
-        let depth = if self.depth_scaled_init { (2.0 * self.layers as f32).sqrt() } else { 1.0 };
-        let init = Init::Normal { std: self.init_std / depth };
         let name = format!("{prefix}.{}.weight", place.name());
-        let w = t.param(name, &[self.d_model, t.cols(y)], init, true)?;
+        let w = t.param(name, &[self.d_model, t.cols(y)], self.write_back_init(), true)?;
         if !self.conv.is_on(place) {
             return t.linear(y, w, None, Some(x));
         }
         let out = t.linear(y, w, None, None)?;
         let out = self.conv.record(t, prefix, place, out, y, self.init_std)?;
         t.add(x, out)
+    }
+
+    /// Initial values of the linears that write to the residual stream.
+    pub(crate) fn write_back_init(&self) -> Init {
+        let depth = if self.depth_scaled_init { (2.0 * self.layers as f32).sqrt() } else { 1.0 };
+        Init::Normal { std: self.init_std / depth }
     }
 
     fn norm(&self, t: &mut Tape, x: Var, prefix: &str) -> Result<Var> {
@@ -138,7 +151,7 @@ impl Transformer {
         }
     }
 
-    fn matrix(&self, t: &mut Tape, name: &str, rows: usize, cols: usize) -> Result<Param> {
+    pub(crate) fn matrix(&self, t: &mut Tape, name: &str, rows: usize, cols: usize) -> Result<Param> {
         t.param(name, &[rows, cols], Init::Normal { std: self.init_std }, true)
     }
 }

@@ -1,14 +1,18 @@
-//! One AdamW update, written as the formula reads.
+//! One update, written as the formulas read: AdamW, and for the biases of loss-free balancing their own rule.
 //!
 //! `g` is first scaled by `clip / norm` where the global norm exceeds a positive `clip`; then, at step t,
 //! `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`, and
 //! `p <- p - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay p)`.
+//!
+//! A bias moves by `b <- b - gamma sign(g)`, g the load above the mean, and the mean of all is taken away; it counts in
+//! no norm.
 
 use backend::{AdamW, Params, State};
 
 /// Applies `rule` to `state` and returns the gradients' global norm before clipping.
 pub(crate) fn update(state: &mut State, gradients: &Params, rule: &AdamW) -> f32 {
-    let squares = gradients.values.iter().flatten().map(|&g| f64::from(g) * f64::from(g));
+    let trained = state.params.specs.iter().zip(&gradients.values).filter(|(spec, _)| spec.balance.is_none());
+    let squares = trained.flat_map(|(_, g)| g).map(|&g| f64::from(g) * f64::from(g));
     let norm = squares.sum::<f64>().sqrt();
     let clip = f64::from(rule.clip);
     let scale = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
@@ -16,6 +20,15 @@ pub(crate) fn update(state: &mut State, gradients: &Params, rule: &AdamW) -> f32
     let unbias = |beta: f32| (1.0 - f64::from(beta).powf(state.step as f64)) as f32;
     let (unbias1, unbias2) = (unbias(rule.beta1), unbias(rule.beta2));
     for (i, spec) in state.params.specs.iter().enumerate() {
+        if let Some(gamma) = spec.balance {
+            let b = &mut state.params.values[i];
+            for (b, &g) in b.iter_mut().zip(&gradients.values[i]) {
+                *b -= if g == 0.0 { 0.0 } else { gamma * g.signum() };
+            }
+            let mean = b.iter().sum::<f32>() / b.len() as f32;
+            b.iter_mut().for_each(|b| *b -= mean);
+            continue;
+        }
         let decay = if spec.decay { rule.weight_decay } else { 0.0 };
         let (p, m, v) = (&mut state.params.values[i], &mut state.m.values[i], &mut state.v.values[i]);
         for (j, g) in gradients.values[i].iter().enumerate() {
@@ -37,7 +50,8 @@ mod tests {
     /// Two steps on one decaying and one plain scalar, worked by hand with exact binary constants.
     #[test]
     fn two_steps_by_hand() {
-        let spec = |name: &str, decay| ParamSpec { name: name.into(), shape: vec![1], init: Init::Ones, decay };
+        let spec =
+            |name: &str, decay| ParamSpec { name: name.into(), shape: vec![1], init: Init::Ones, decay, balance: None };
         let specs = [spec("a", true), spec("b", false)].into();
         let mut state = State::new(Params::init(specs, 0));
         let mut gradients = Params::zeros(state.params.specs.clone());

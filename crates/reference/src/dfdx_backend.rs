@@ -1,6 +1,6 @@
 //! The backend: parameters as dfdx tensors, passes through [`crate::interpret`], updates on the host in f32.
 
-use backend::{AdamW, Backend, Batch, Error, Params, Result, Scores, State, Tape as Model, Var};
+use backend::{AdamW, Backend, Batch, Error, Op, Params, Result, Scores, State, Tape as Model, Var, excess_load};
 use dfdx::prelude::*;
 
 use crate::compose::{Matrix, Vector};
@@ -57,23 +57,24 @@ where
         Self { device: Cpu::default(), state: None, params: Vec::new(), gradients: None, values: Vec::new() }
     }
 
-    /// The mean loss in full precision.
+    /// The mean loss and the auxiliary losses of its experts, in full precision.
     ///
     /// # Errors
     /// As [`Backend::evaluate`]; also if the tape has no loss.
     pub fn loss(&self, tape: &Model, batch: &Batch) -> Result<E> {
         let pass: Pass<'_, E, Cpu, NoneTape> = self.run(tape, batch)?;
-        Ok(pass.loss.ok_or_else(no_loss::<E>)?.as_vec()[0])
+        Ok(objective(pass)?.as_vec()[0])
     }
 
-    /// The mean loss and its gradient by each parameter, in full precision.
+    /// What [`DfdxBackend::loss`] gives and its gradient by each parameter, in full precision.
     ///
     /// # Errors
     /// As [`Backend::gradients`].
     pub fn loss_and_gradients(&self, tape: &Model, batch: &Batch) -> Result<(E, Vec<Vec<E>>)> {
-        let pass = self.run(tape, batch)?;
-        let loss = pass.loss.ok_or_else(no_loss::<E>)?;
-        Ok((loss.as_vec()[0], self.backward(loss.put_tape(pass.tape))?))
+        let mut pass = self.run(tape, batch)?;
+        let load = std::mem::take(&mut pass.load);
+        let loss = objective(pass)?;
+        Ok((loss.as_vec()[0], self.backward(tape, loss, &load)?))
     }
 
     /// A parameter's values in full precision.
@@ -115,14 +116,28 @@ where
         interpret::run(tape, batch, &self.params, &self.name())
     }
 
-    fn backward(&self, loss: Tensor<(), E, Cpu, OwnedTape<E, Cpu>>) -> Result<Vec<Vec<E>>> {
+    /// The gradients, and in the place of a balancing bias's the load of its experts.
+    fn backward(
+        &self,
+        tape: &Model,
+        loss: Tensor<(), E, Cpu, OwnedTape<E, Cpu>>,
+        load: &[Vec<usize>],
+    ) -> Result<Vec<Vec<E>>> {
         let mut gradients = loss.try_backward().map_err(|e| failed::<E>("backward", e))?;
         let read = |p| {
             // A parameter that no op uses has no gradient yet; this makes it one of zeros.
             gradients.try_alloc_for(p).map_err(|e| failed::<E>("backward", e))?;
             Ok(gradients.get(p).as_vec())
         };
-        self.params.iter().map(read).collect()
+        let mut gradients = self.params.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let biases = tape.ops().iter().filter_map(|op| if let Op::Moe(moe) = op { Some(moe.bias) } else { None });
+        for (bias, load) in biases.zip(load) {
+            let Some(bias) = bias else { continue };
+            for (sum, excess) in gradients[bias.index()].iter_mut().zip(excess_load(load)) {
+                *sum += E::lift(excess.into());
+            }
+        }
+        Ok(gradients)
     }
 }
 
@@ -159,8 +174,7 @@ where
     fn gradients(&mut self, tape: &Model, batch: &Batch) -> Result<Scores> {
         let pass = self.run(tape, batch)?;
         let scores = scores(tape, &pass);
-        let loss = pass.loss.ok_or_else(no_loss::<E>)?;
-        self.gradients = Some(self.backward(loss.put_tape(pass.tape))?);
+        self.gradients = Some(self.backward(tape, objective(pass)?, &scores.load)?);
         Ok(scores)
     }
 
@@ -189,13 +203,15 @@ where
     }
 }
 
-/// What the loss op says, or nothing where the tape does not end in one.
+/// What the mixtures of experts say and the loss op, where the tape ends in one.
 fn scores<E: Real, T>(tape: &Model, pass: &Pass<'_, E, Cpu, T>) -> Scores
 where
     Cpu: Device<E>,
 {
+    let aux = pass.aux.iter().map(|aux| aux.as_vec()[0].lower()).sum::<f64>() as f32;
+    let experts = Scores { aux, load: pass.load.clone(), ..Scores::default() };
     let (Some(loss), Some(logits), Some(nll)) = (&pass.loss, tape.logits(), pass.values.last()) else {
-        return Scores::default();
+        return experts;
     };
     let likeliest = |row: &[E]| {
         let best = |best: usize, i: usize| if row[i] > row[best] { i } else { best };
@@ -205,7 +221,17 @@ where
         loss: loss.as_vec()[0].lower() as f32,
         nll: to_f32(&nll.as_vec()),
         predictions: pass.values[logits.index()].as_vec().chunks(tape.cols(logits)).map(likeliest).collect(),
+        ..experts
     }
+}
+
+/// What gradients are taken of: the mean loss and the auxiliary losses.
+fn objective<E: Real, T: Tape<E, Cpu>>(pass: Pass<'_, E, Cpu, T>) -> Result<Tensor<(), E, Cpu, T>>
+where
+    Cpu: Device<E>,
+{
+    let loss = pass.loss.ok_or_else(no_loss::<E>)?.put_tape(pass.tape);
+    pass.aux.into_iter().try_fold(loss, |sum, aux| sum.try_add(aux)).map_err(|e| failed::<E>("loss", e))
 }
 
 fn copies<E: Real>(device: &Cpu, params: &Params) -> Result<Vec<Vector<E, Cpu>>> {

@@ -3,7 +3,7 @@
 use backend::{Batch, Error, Filter, IGNORE, Op, Param, Result, Tape as Model, Var};
 use dfdx::prelude::*;
 
-use crate::compose::{self, Dynamic, Loss, Matrix, Vector};
+use crate::compose::{self, Dynamic, Experts, Loss, Matrix, Mixture, Vector};
 use crate::{Layout, Real};
 
 /// A pass under way, and what it leaves.
@@ -16,6 +16,10 @@ pub(crate) struct Pass<'a, E: Real, D: Device<E>, T> {
     pub(crate) values: Vec<Matrix<E, D>>,
     /// The mean loss, once its op has run.
     pub(crate) loss: Option<Tensor<(), E, D>>,
+    /// The auxiliary losses of each mixture of experts so far.
+    pub(crate) aux: Vec<Tensor<(), E, D>>,
+    /// The tokens of each expert of the same.
+    pub(crate) load: Vec<Vec<usize>>,
     /// The gradients' program: all of it up to here if `T` is [`OwnedTape`], nothing if it is [`NoneTape`].
     pub(crate) tape: T,
 }
@@ -29,7 +33,17 @@ pub(crate) fn run<'a, E: Real, D: Device<E>, T: Tape<E, D>>(
 ) -> Result<Pass<'a, E, D, T>> {
     let layout = Layout::of(model, batch)?;
     let values = Vec::with_capacity(model.ops().len());
-    let mut pass = Pass { model, batch, layout, params, values, loss: None, tape: T::default() };
+    let mut pass = Pass {
+        model,
+        batch,
+        layout,
+        params,
+        values,
+        loss: None,
+        aux: Vec::new(),
+        load: Vec::new(),
+        tape: T::default(),
+    };
     for op in model.ops() {
         pass.check_ids(op)?;
         let value = pass.step(op).map_err(|e| Error::Backend {
@@ -89,6 +103,16 @@ impl<E: Real, D: Device<E>, T: Tape<E, D>> Pass<'_, E, D, T> {
                     y = compose::silu(y)?;
                 }
                 if residual { compose::add(y, self.value(x)) } else { Ok(y) }
+            }
+            Op::Moe(moe) => {
+                let experts =
+                    Experts { gate: self.matrix(moe.gate)?, up: self.matrix(moe.up)?, down: self.matrix(moe.down)? };
+                let bias = moe.bias.map(|b| self.params[b.index()].as_vec());
+                let Mixture { y, aux, load } =
+                    compose::moe(self.value(moe.x), self.value(moe.logits), experts, bias, &moe)?;
+                self.aux.push(aux);
+                self.load.push(load);
+                Ok(y)
             }
             Op::Add { a, b } => compose::add(self.value(a), self.value(b)),
             Op::CrossEntropy { logits } => {

@@ -20,4 +20,5 @@ pub mod measured;
 pub mod paper;
 pub mod plan;
 pub mod record;
+pub mod scaling;
 pub mod table;

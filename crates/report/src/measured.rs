@@ -40,6 +40,15 @@ impl Measured {
         measured
     }
 
+    /// The same with the item's derived values, see [`crate::scaling`].
+    pub fn of<'a>(item: &paper::Item, metrics: impl IntoIterator<Item = &'a Metric>) -> Self {
+        let mut measured = Self::new(metrics);
+        for m in crate::scaling::derive(item, &measured) {
+            measured.cells.insert((m.row, m.metric), BTreeMap::from([(m.seed, (m.step, m.value))]));
+        }
+        measured
+    }
+
     /// Value by seed; empty if not run.
     pub fn seeds(&self, row: &str, metric: &str) -> BTreeMap<u64, f64> {
         let cell = self.cells.get(&(row.to_string(), metric.to_string()));

@@ -11,6 +11,7 @@ pub use number::{Grade, Number};
 
 use crate::claim::Claim;
 use crate::figure::Spec;
+use crate::scaling;
 use serde::Deserialize;
 
 /// Which way a metric is better.
@@ -114,6 +115,8 @@ pub struct Item {
     pub groups: Vec<Group>,
     /// The figures drawn from it.
     pub figures: Vec<Spec>,
+    /// The laws fitted to it.
+    pub scaling: Vec<scaling::Spec>,
     /// The claims judged on it.
     pub claims: Vec<Claim>,
     /// The paper's numbers.
@@ -216,6 +219,8 @@ struct ItemFile {
     #[serde(default)]
     figure: Vec<Spec>,
     #[serde(default)]
+    scaling: Vec<scaling::Spec>,
+    #[serde(default)]
     claim: Vec<Claim>,
 }
 
@@ -249,6 +254,7 @@ pub fn parse(id: &str, toml_text: &str, csv_text: &str) -> Result<Item, Error> {
         metrics: file.metric,
         groups: file.group,
         figures: file.figure,
+        scaling: file.scaling,
         claims: file.claim,
         numbers,
     };

@@ -37,6 +37,8 @@ pub struct RunRecord {
     pub device: Device,
     /// What ran.
     pub source: Source,
+    /// The day it was finished, UTC, as `2026-01-31`.
+    pub date: String,
     /// The type of the arithmetic, such as `f32` or `bf16`.
     pub dtype: String,
     /// Every seed that some row ran.

@@ -231,6 +231,7 @@ mod tests {
             shape: shape.to_vec(),
             init,
             decay: true,
+            balance: None,
         };
         let specs: Arc<[ParamSpec]> =
             [spec("embed.weight", &[3, 2], Init::Normal { std: 0.1 }), spec("norm.weight", &[2], Init::Ones)].into();

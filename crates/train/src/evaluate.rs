@@ -79,7 +79,7 @@ mod tests {
 
     fn tally(targets: &[u32], predictions: &[u32]) -> Result<Evaluation> {
         let nll = targets.iter().map(|&target| if target == IGNORE { 0.0 } else { 0.5 }).collect();
-        let scores = Scores { loss: 0.0, nll, predictions: predictions.to_vec() };
+        let scores = Scores { loss: 0.0, nll, predictions: predictions.to_vec(), ..Scores::default() };
         let mut tally = Tally::default();
         tally.add(&Batch::new(vec![0; targets.len()], targets.to_vec()), &scores);
         tally.result()

@@ -1,6 +1,8 @@
-//! Repository chores: `cargo xtask tidy`, `cargo xtask golden accept --because "..."`.
+//! Repository chores: `cargo xtask tidy`, `golden accept --because "..."`, `readme`, `cpu-step`.
 
+mod cpu_step;
 mod golden;
+mod readme;
 mod tidy;
 
 use anyhow::Result;
@@ -21,6 +23,27 @@ enum Command {
     /// Golden snapshots.
     #[command(subcommand)]
     Golden(Golden),
+    /// Write the README's result table from golden/records.
+    Readme {
+        /// Change nothing; fail if the table is not up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Time our training steps beside PyTorch's on this machine's CPU and record both.
+    CpuStep {
+        /// A Python that has torch.
+        #[arg(long, default_value = "python3")]
+        python: String,
+        /// A short name of this CPU, the last part of the record's name.
+        #[arg(long)]
+        device: String,
+        /// Processes of each side; the fastest pass counts.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Numbers of threads.
+        #[arg(long, value_delimiter = ',', default_value = "1,2")]
+        threads: Vec<usize>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -37,5 +60,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         Command::Tidy => tidy::run(),
         Command::Golden(Golden::Accept { because }) => golden::accept(&because),
+        Command::Readme { check } => readme::run(check),
+        Command::CpuStep { python, device, rounds, threads } => cpu_step::record(&python, &device, rounds, &threads),
     }
 }

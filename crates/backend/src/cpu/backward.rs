@@ -140,6 +140,10 @@ impl CpuBackend {
                 self.conv_backward(tape, batch, conv, &dy, values, params, p)?;
                 p.give(dy);
             }
+            Op::Moe(moe) => {
+                self.moe_backward(tape, i, moe, &dy, values, params, p)?;
+                p.give(dy);
+            }
             Op::Add { a, b } => {
                 let mut copy = p.take(dy.len());
                 copy.copy_from_slice(&dy);

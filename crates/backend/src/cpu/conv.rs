@@ -20,7 +20,7 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    fn shape(&self, tape: &Tape) -> Shape {
+    pub(super) fn shape(&self, tape: &Tape) -> Shape {
         Shape { batch: tape.batch(), len: tape.seq_len(), d: tape.cols(self.x), width: self.width }
     }
 }
@@ -79,7 +79,7 @@ impl CpuBackend {
         values.add(conv.x, dx, pool)
     }
 
-    fn conv_input<'a>(&'a self, tape: &Tape, batch: &'a Batch, conv: Conv) -> Result<Input<'a>> {
+    pub(super) fn conv_input<'a>(&'a self, tape: &Tape, batch: &'a Batch, conv: Conv) -> Result<Input<'a>> {
         let static_taps = |p: Option<Param>| p.map(|p| self.param(p)).transpose();
         let filter = match conv.filter {
             Filter::Static { w } => short_conv::Filter::Static { w: self.param(w)? },

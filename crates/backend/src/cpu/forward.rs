@@ -52,7 +52,11 @@ impl CpuBackend {
         let mut scores = Scores::default();
         for (i, &op) in tape.ops().iter().enumerate() {
             if let Op::CrossEntropy { logits } = op {
-                scores = score(&mut self.values[logits.0], &batch.targets, tape.cols(logits), train)?;
+                score(&mut self.values[logits.0], &batch.targets, tape.cols(logits), train, &mut scores)?;
+                continue;
+            }
+            if let Op::Moe(moe) = op {
+                self.moe_forward(tape, i, moe, &mut scores)?;
                 continue;
             }
             let (mut y, mut saved) = (take(&mut self.values[i]), take(&mut self.saved[i]));
@@ -63,7 +67,7 @@ impl CpuBackend {
     }
 
     /// Buffers of this tape's sizes for every output and every saved value.
-    fn make_room(&mut self, tape: &Tape) -> Result<()> {
+    pub(super) fn make_room(&mut self, tape: &Tape) -> Result<()> {
         let (n, ops) = (tape.tokens(), tape.ops());
         for buffer in self.values.drain(ops.len().min(self.values.len())..) {
             self.pool.give(buffer);
@@ -90,7 +94,7 @@ impl CpuBackend {
         Ok(())
     }
 
-    fn rope_table(&mut self, len: usize, head_size: usize, theta: f32) -> Result<()> {
+    pub(super) fn rope_table(&mut self, len: usize, head_size: usize, theta: f32) -> Result<()> {
         let found = self.rope_tables.iter_mut().find(|t| t.head_size == head_size && t.theta == theta);
         match found {
             Some(t) if t.table.len() >= len => {}
@@ -117,7 +121,7 @@ impl CpuBackend {
         Ok(&self.loaded()?.params.values[p.0])
     }
 
-    fn run(&self, tape: &Tape, batch: &Batch, op: Op, y: &mut [f32], saved: &mut [f32]) -> Result<()> {
+    pub(super) fn run(&self, tape: &Tape, batch: &Batch, op: Op, y: &mut [f32], saved: &mut [f32]) -> Result<()> {
         let seqs = sequences(tape, batch);
         match op {
             Op::Embedding { table } => {
@@ -156,19 +160,21 @@ impl CpuBackend {
                 self.conv_forward(tape, batch, conv, y)?;
             }
             Op::Add { a, b } => elementwise::add(self.value(a), self.value(b), y)?,
-            Op::CrossEntropy { .. } => {}
+            // Scored, not computed: by the caller.
+            Op::Moe(_) | Op::CrossEntropy { .. } => {}
         }
         Ok(())
     }
 }
 
-fn score(logits: &mut [f32], targets: &[u32], vocab: usize, train: bool) -> Result<Scores> {
-    let mut scores = Scores { loss: 0.0, nll: vec![0.0; targets.len()], predictions: vec![0; targets.len()] };
+fn score(logits: &mut [f32], targets: &[u32], vocab: usize, train: bool, scores: &mut Scores) -> Result<()> {
+    scores.nll = vec![0.0; targets.len()];
+    scores.predictions = vec![0; targets.len()];
     let rows = cross_entropy::Rows { nll: &mut scores.nll, argmax: &mut scores.predictions };
     scores.loss = if train {
         cross_entropy::forward_backward(logits, targets, vocab, rows)?
     } else {
         cross_entropy::forward(logits, targets, vocab, rows)?
     };
-    Ok(scores)
+    Ok(())
 }

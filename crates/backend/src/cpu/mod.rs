@@ -5,11 +5,15 @@
 
 mod backward;
 mod conv;
+mod decode;
+mod experts;
 mod forward;
 mod grads;
 mod pool;
 
-use kernels::adamw;
+use std::collections::BTreeMap;
+
+use kernels::{adamw, moe};
 
 use crate::backend::{Backend, Scores};
 use crate::batch::Batch;
@@ -18,6 +22,7 @@ use crate::optim::{AdamW, State};
 use crate::params::Params;
 use crate::tape::Tape;
 use crate::{Error, Result};
+pub use decode::Decoder;
 use forward::RopeTable;
 use grads::{ParamGrads, ValueGrads};
 use pool::Pool;
@@ -31,6 +36,8 @@ pub struct CpuBackend {
     values: Vec<Vec<f32>>,
     /// What an op's backward needs beside values: norm statistics, attention's log-sum-exp.
     saved: Vec<Vec<f32>>,
+    /// The same of mixtures of experts, by op.
+    moe: BTreeMap<usize, moe::Saved>,
     value_grads: ValueGrads,
     rope_tables: Vec<RopeTable>,
     pool: Pool,
@@ -98,13 +105,18 @@ impl Backend for CpuBackend {
     fn update(&mut self, rule: &AdamW) -> Result<f32> {
         let grads = &self.grads.as_ref().ok_or_else(|| Self::missing("no gradients", "run gradients() first"))?.grads;
         let state = self.state.as_mut().ok_or_else(|| Self::missing("no parameters", "load a state first"))?;
-        let norm = grads.values.iter().map(|g| adamw::sum_sq(g)).sum::<f64>().sqrt() as f32;
+        let trained = grads.values.iter().zip(&*grads.specs).filter(|(_, spec)| spec.balance.is_none());
+        let norm = trained.map(|(g, _)| adamw::sum_sq(g)).sum::<f64>().sqrt() as f32;
         let scale = if rule.clip > 0.0 && norm > rule.clip { rule.clip / norm } else { 1.0 };
         state.step += 1;
         let parts = state.m.values.iter_mut().zip(&mut state.v.values);
         for (((value, (m, v)), g), spec) in
             state.params.values.iter_mut().zip(parts).zip(&grads.values).zip(state.params.specs.iter())
         {
+            if let Some(gamma) = spec.balance {
+                moe::rebalance(gamma, g, value)?;
+                continue;
+            }
             let rule = adamw::Update {
                 lr: rule.lr,
                 beta1: rule.beta1,

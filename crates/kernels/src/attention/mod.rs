@@ -15,11 +15,13 @@
 
 mod backward;
 mod forward;
+mod step;
 #[cfg(test)]
 mod tests;
 
 pub use backward::{Saved, backward};
 pub use forward::forward;
+pub use step::step;
 
 use crate::gemm::{Mat, MatMut};
 use crate::simd::LANES;

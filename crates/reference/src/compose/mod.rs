@@ -6,11 +6,13 @@
 
 mod attention;
 mod loss;
+mod moe;
 mod pointwise;
 mod short_conv;
 
 pub use attention::{attention, rope};
 pub use loss::{Loss, cross_entropy};
+pub use moe::{Experts, Mixture, moe};
 pub use pointwise::{add, embedding, gelu, layer_norm, linear, rms_norm, silu, swiglu};
 pub use short_conv::{Dynamic, short_conv};
 

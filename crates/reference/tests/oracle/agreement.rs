@@ -32,6 +32,8 @@ fn check(other: &mut dyn Backend, name: &str, tape: &Tape, batch: &Batch) {
     close(name, "loss", &[have.loss.into()], &[want.loss.into()], 0.0);
     close(name, "nll", &wide(&have.nll), &wide(&want.nll), 0.0);
     assert_eq!(have.predictions, want.predictions, "{name}");
+    close(name, "auxiliary losses", &[have.aux.into()], &[want.aux.into()], 0.0);
+    assert_eq!(have.load, want.load, "{name}");
     let logits = tape.logits().unwrap();
     close(name, "logits", &wide(&other.read(logits).unwrap()), &wide(&dfdx.read(logits).unwrap()), 0.0);
 

@@ -1,7 +1,7 @@
 //! What the tests share: the models under test, random parameters and batches, and how far two tensors are apart.
 
 use backend::{Batch, IGNORE, Init, ParamSpec, Params, State, Tape};
-use model::{Conv, ConvKind, Mlp, Norm, Place, Positions, Transformer};
+use model::{Conv, ConvKind, Mlp, Moe, Norm, Place, Positions, Transformer};
 
 pub(crate) const VOCAB: usize = 11;
 
@@ -41,6 +41,22 @@ pub(crate) fn conv(kind: ConvKind, width: usize, bias: bool) -> Conv {
     Conv { kind, width, bias, head_size: 4, rank: 3, ..Conv::default() }
 }
 
+/// [`tiny`] with 5 experts, 2 to a token, and everything about them in use. With an `aux_weight` of 1 the auxiliary
+/// losses' gradient is about as large as the loss's: where it is all there is, f32's rounding of the rest must not show.
+pub(crate) fn experts(aux_weight: f32) -> Transformer {
+    let moe = Moe {
+        experts: 5,
+        top_k: 2,
+        ffn: 6,
+        shared_ffn: 7,
+        renormalize: true,
+        aux_weight,
+        z_weight: aux_weight / 2.0,
+        loss_free_gamma: 0.01,
+    };
+    Transformer { mlp: Mlp::Moe(moe), ..tiny() }
+}
+
 /// Every variant of the model, named: each choice of norm, MLP, positions, tying and QK-norm, and each kind of
 /// convolution at several widths, with and without static taps, on QKV, on single streams and on all seven linears.
 pub(crate) fn variants() -> Vec<(String, Transformer)> {
@@ -55,6 +71,10 @@ pub(crate) fn variants() -> Vec<(String, Transformer)> {
         ("tied".into(), Transformer { tied: true, ..tiny() }),
         ("qk-norm".into(), Transformer { qk_norm: true, ..tiny() }),
     ];
+    if let Mlp::Moe(moe) = experts(1.0).mlp {
+        let bare = Moe { top_k: 1, shared_ffn: 0, renormalize: false, aux_weight: 0.0, loss_free_gamma: 0.0, ..moe };
+        all.push(("experts, one to a token".into(), Transformer { mlp: Mlp::Moe(bare), ..tiny() }));
+    }
     let mut with = |name: String, base: Transformer, conv: Conv| all.push((name, Transformer { conv, ..base }));
     for width in 1..=8 {
         // Every width meets every kind; static taps are left out at the odd ones.
@@ -69,6 +89,7 @@ pub(crate) fn variants() -> Vec<(String, Transformer)> {
             let name = format!("{kind:?} on all linears, {mlp:?}, bias {bias}");
             with(name, Transformer { mlp, ..tiny() }, Conv { on, ..conv(kind, 4, bias) });
         }
+        with(format!("{kind:?}, experts"), experts(1.0), conv(kind, 4, true));
         let modern = Transformer { qk_norm: true, tied: true, ..tiny() };
         with(format!("{kind:?}, qk-norm, tied"), modern, conv(kind, 4, true));
         let old = Transformer { norm: Norm::Layer, mlp: Mlp::Gelu, positions: Positions::Learned, ..tiny() };

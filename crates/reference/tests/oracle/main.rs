@@ -3,6 +3,7 @@
 mod agreement;
 mod common;
 mod custom_op;
+mod decoding;
 mod finite_differences;
 mod op_tapes;
 mod properties;

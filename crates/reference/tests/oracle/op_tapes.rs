@@ -1,6 +1,6 @@
 //! Each op alone: small tapes of an embedding, the op under test in every option, and a linear head.
 
-use backend::{Batch, Filter, Init, Param, Result, Tape, Var};
+use backend::{Batch, Filter, Init, Moe, Param, Result, Tape, Var};
 
 use crate::common::random_batch;
 
@@ -88,6 +88,19 @@ fn ops() -> Vec<(String, Build)> {
         }),
         case("add to itself", |t, x| t.add(x, x)),
     ];
+    for (top_k, renormalize, balanced, aux_weight) in
+        [(1, false, false, 0.0), (2, true, false, 0.3), (3, false, true, 0.3), (2, true, true, 0.0)]
+    {
+        let name = format!("moe, top {top_k}, renormalize {renormalize}, balanced {balanced}, aux {aux_weight}");
+        ops.push(case(&name, move |t, x| {
+            const E: usize = 4;
+            let [gate, up] = ["gate", "up"].map(|name| param(t, name, &[E * 5, D]));
+            let (logits, down) = (branch(t, "router", x, E), param(t, "down", &[E * D, 5]));
+            let bias = if balanced { Some(t.balance("bias", E, 0.1)?) } else { None };
+            let z_weight = aux_weight / 3.0;
+            t.moe(Moe { x, logits, gate, up, down, bias, top_k, renormalize, aux_weight, z_weight })
+        }));
+    }
     for width in [1, 2, 4, 8] {
         for (residual, silu) in [(false, false), (true, false), (true, true)] {
             let options = format!("width {width}, residual {residual}, silu {silu}");

@@ -4,7 +4,7 @@ use backend::{AdamW, Backend, CpuBackend, Params, State};
 use model::{ConvKind, Transformer};
 use reference::DfdxBackend;
 
-use crate::common::{VOCAB, conv, random_batch, tiny};
+use crate::common::{VOCAB, conv, experts, random_batch, tiny};
 
 /// The losses of 20 steps from the initial values of seed 9, each on a batch of its own, with clipping and decay at work.
 fn losses(on: &mut dyn Backend, model: &Transformer) -> Vec<f32> {
@@ -22,8 +22,10 @@ fn losses(on: &mut dyn Backend, model: &Transformer) -> Vec<f32> {
 }
 
 fn check(one: &mut dyn Backend, other: &mut dyn Backend) {
-    for kind in [ConvKind::None, ConvKind::Static, ConvKind::HeadWise, ConvKind::LowRank] {
-        let model = Transformer { conv: conv(kind, 4, true), ..tiny() };
+    let kinds = [ConvKind::None, ConvKind::Static, ConvKind::HeadWise, ConvKind::LowRank];
+    let models = kinds.map(|kind| (kind, tiny())).into_iter().chain([(ConvKind::LowRank, experts(0.1))]);
+    for (kind, base) in models {
+        let model = Transformer { conv: conv(kind, 4, true), ..base };
         let (a, b) = (losses(one, &model), losses(other, &model));
         assert!(a[19] < 0.8 * a[0], "{kind:?}: {} learns nothing: {a:?}", one.name());
         for (step, (a, b)) in a.iter().zip(&b).enumerate() {

@@ -4,6 +4,7 @@ mod claims;
 
 use super::{Error, Grade, Item, Number, NumberLine};
 use crate::figure::{Kind, Named, Spec};
+use crate::scaling;
 use std::collections::BTreeSet;
 
 fn lint<T>(item: &str, what: String, remedy: &'static str) -> Result<T, Error> {
@@ -77,6 +78,7 @@ pub(super) fn item(id: &str, item: &Item) -> Result<(), Error> {
         }
     }
     item.figures.iter().try_for_each(|spec| figure(id, item, spec))?;
+    item.scaling.iter().try_for_each(|spec| scaling(id, item, spec))?;
     item.claims.iter().try_for_each(|claim| claims::check(id, item, claim))
 }
 
@@ -94,6 +96,21 @@ fn figure(id: &str, item: &Item, figure: &Spec) -> Result<(), Error> {
         if !figure.series.iter().any(row) {
             let what = format!("category `{}` of figure `{}` has no row", part.id, figure.id);
             return lint(id, what, "row ids are <category>.<series>");
+        }
+    }
+    Ok(())
+}
+
+/// A fit whose series have rows and whose derived values have a row and metrics.
+fn scaling(id: &str, item: &Item, spec: &scaling::Spec) -> Result<(), Error> {
+    for metric in [spec.x.as_str(), spec.y.as_str()].into_iter().chain(scaling::DERIVED) {
+        known_metric(id, item, metric, "[[scaling]]")?;
+    }
+    for one in std::iter::once(&spec.baseline).chain(&spec.variants) {
+        known_row(id, item, &one.row, "[[scaling]]")?;
+        if !item.rows().any(|row| row.id.ends_with(&format!(".{}", one.series))) {
+            let what = format!("series `{}` of [[scaling]] has no row", one.series);
+            return lint(id, what, "row ids are <size>.<series>");
         }
     }
     Ok(())

@@ -27,6 +27,7 @@ fn sample() -> Run {
                 rustc: "1.95.0".into(),
                 lockfile_sha256: sha256(b"lock"),
             },
+            date: "2026-01-31".into(),
             dtype: "f32".into(),
             seeds: vec![0, 1],
             command: "cargo run -p reproduce-figure-recall".into(),

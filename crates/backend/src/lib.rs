@@ -6,6 +6,7 @@
 mod backend;
 mod batch;
 mod cpu;
+mod cuda;
 mod error;
 mod op;
 mod optim;
@@ -15,6 +16,7 @@ mod tape;
 pub use backend::{Backend, Scores};
 pub use batch::{Batch, IGNORE};
 pub use cpu::{CpuBackend, Decoder};
+pub use cuda::{CudaBackend, MemoryPlan, Precision};
 pub use error::{Error, Result};
 pub use op::{Filter, Moe, Op, Param, Var};
 pub use optim::{AdamW, State, excess_load};

@@ -111,6 +111,11 @@ impl Tensor {
         Ok(Self { memory: memory.clone(), at, rows, cols, stride, dtype })
     }
 
+    /// The memory it lies in.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Its columns `from..from + cols`.
     ///
     /// # Errors

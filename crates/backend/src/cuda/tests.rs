@@ -1,0 +1,3 @@
+//! What can be said of a program without a device.
+
+use super::*;

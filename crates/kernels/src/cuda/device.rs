@@ -79,6 +79,14 @@ impl Device {
         &self.name
     }
 
+    /// The newest CUDA version that the driver knows, such as 13.0.
+    pub fn cuda_version(&self) -> CudaResult<String> {
+        let mut version = 0;
+        // SAFETY: the driver is loaded; the pointer is valid for the call.
+        unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) }.result().map_err(driver("driver version"))?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
     /// What its kernels are compiled for, such as sm_90a.
     pub fn arch(&self) -> &str {
         &self.arch

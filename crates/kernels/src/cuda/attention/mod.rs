@@ -13,8 +13,10 @@ mod args;
 mod check;
 mod hopper;
 mod params;
+mod variants;
 
 pub use args::{Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
+pub use variants::variants;
 
 use super::device::Device;
 use super::error::CudaResult;

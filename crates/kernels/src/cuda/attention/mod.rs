@@ -11,9 +11,12 @@
 mod any;
 mod args;
 mod check;
+mod hopper;
 mod params;
+mod variants;
 
 pub use args::{Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
+pub use variants::variants;
 
 use super::device::Device;
 use super::error::CudaResult;
@@ -32,7 +35,7 @@ pub fn forward<T: Element>(
     let (mut call, stream) = (Call::new(device, shape, input), device.stream());
     let o = Place::of_mut(&mut output.o, stream);
     (call.p.o, call.p.ldo, call.p.lse) = (o.at, o.ld, at_mut(&mut output.lse, stream));
-    any::forward(&mut call)
+    if hopper::takes(&call) { hopper::forward(&mut call) } else { any::forward(&mut call) }
 }
 
 /// Writes dq, dk and dv.
@@ -50,7 +53,7 @@ pub fn backward<T: Element>(
     let p = &mut call.p;
     (p.o, p.ldo, p.d_o, p.lddo, p.lse) = (o.at, o.ld, d_o.at, d_o.ld, at(&output.lse, stream));
     (p.dq, p.lddq, p.dk, p.lddk, p.dv, p.lddv) = (dq.at, dq.ld, dk.at, dk.ld, dv.at, dv.ld);
-    any::backward(&mut call)
+    if hopper::takes(&call) { hopper::backward(&mut call) } else { any::backward(&mut call) }
 }
 
 fn places<T>(grad: &mut InputGrad<'_, T>, stream: &cudarc::driver::CudaStream) -> (Place, Place, Place) {

@@ -1,0 +1,181 @@
+//! Launches of the warpgroup kernels: `kernels/attention_fwd.cu`, `attention_dq.cu`, `attention_dkdv.cu`. bf16 on sm_90a.
+
+use std::ffi::c_void;
+
+use cudarc::driver::sys::{
+    CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave, CUtensorMapL2promotion,
+    CUtensorMapSwizzle, cuTensorMapEncodeTiled,
+};
+
+use super::super::device::Grid;
+use super::super::error::{CudaResult, driver};
+use super::params::{Call, Place, pointer};
+
+pub(super) const FORWARD: &str = "attention_fwd.cu";
+pub(super) const DQ: &str = "attention_dq.cu";
+pub(super) const DKDV: &str = "attention_dkdv.cu";
+
+/// Rows of a warpgroup, and of a tensor map's box.
+const GROUP: usize = 64;
+/// Bytes of a bf16.
+const ELEMENT: usize = 2;
+
+/// How a kernel's blocks are cut.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    /// Warpgroups that compute, 64 rows each.
+    consumers: usize,
+    /// Rows of a streamed tile.
+    stream: usize,
+    /// Streamed tiles in flight.
+    stages: usize,
+    /// Own tiles of a warpgroup: q, or q and do, or k and v.
+    own: usize,
+}
+
+impl Cut {
+    pub(super) fn forward(head_size: usize) -> Self {
+        Self { consumers: 2, stream: 128, stages: if head_size == 128 { 2 } else { 3 }, own: 1 }
+    }
+
+    pub(super) fn dq(head_size: usize) -> Self {
+        let (stream, stages) = if head_size == 128 { (64, 2) } else { (128, 2) };
+        Self { consumers: 2, stream, stages, own: 2 }
+    }
+
+    pub(super) fn dkdv(head_size: usize) -> Self {
+        Self { consumers: 2, stream: 64, stages: if head_size == 128 { 2 } else { 3 }, own: 2 }
+    }
+
+    /// Rows of a block.
+    fn rows(&self) -> usize {
+        GROUP * self.consumers
+    }
+
+    /// The kernels' defines.
+    pub(super) fn defines(&self) -> [(&'static str, i64); 3] {
+        [("CONSUMERS", self.consumers as i64), ("STREAM", self.stream as i64), ("STAGES", self.stages as i64)]
+    }
+
+    fn grid(&self, head_size: usize, blocks: usize) -> Grid {
+        let own = self.consumers * self.own * GROUP;
+        let rows = own + 2 * self.stages * self.stream;
+        Grid {
+            blocks: (blocks as u32, 1),
+            threads: (128 * (self.consumers + 1) as u32, 1),
+            shared: (1024 + rows * head_size * ELEMENT) as u32,
+        }
+    }
+}
+
+/// Whether these kernels take a call: the type, the head size, the device, and the alignment of all that it reads and
+/// writes.
+pub(super) fn takes(call: &Call<'_>) -> bool {
+    let p = &call.p;
+    let addresses = [p.q, p.k, p.v, p.o, p.d_o, p.dq, p.dk, p.dv];
+    let strides = [p.ldq, p.ldk, p.ldv, p.ldo, p.lddo, p.lddq, p.lddk, p.lddv];
+    call.code == 1
+        && call.device.arch() == "sm_90a"
+        && matches!(call.shape.head_size, 16 | 32 | 64 | 128)
+        && addresses.iter().all(|a| a % 16 == 0)
+        && strides.iter().all(|s| s % 8 == 0 && *s < 1 << 39)
+}
+
+/// o and lse.
+pub(super) fn forward(call: &mut Call<'_>) -> CudaResult<()> {
+    let (heads, cut) = (call.shape.heads, Cut::forward(call.shape.head_size));
+    let (tiles, _plan) = call.tiles(cut.rows())?;
+    let maps = call.maps()?;
+    launch(call, FORWARD, "attention_fwd", cut, tiles * heads, &[maps.q, maps.k, maps.v])
+}
+
+/// dq, dk, dv.
+pub(super) fn backward(call: &mut Call<'_>) -> CudaResult<()> {
+    let (heads, kv_heads, head_size) = (call.shape.heads, call.shape.kv_heads, call.shape.head_size);
+    let (_delta, address) = call.scratch(heads * call.shape.rows())?;
+    call.p.delta = address;
+    let maps = call.maps()?;
+    let d_o = map(Place { at: call.p.d_o, ld: call.p.lddo }, call.shape.rows(), heads, head_size)?;
+    let cut = Cut::dq(head_size);
+    let (tiles, _plan) = call.tiles(cut.rows())?;
+    let grid = Grid {
+        blocks: ((call.shape.rows() * heads * head_size / 8).div_ceil(256) as u32, 1),
+        threads: (256, 1),
+        shared: 0,
+    };
+    let defines = call.defines(&cut.defines());
+    // SAFETY: the argument of attention_delta_bf16; sizes were checked by the caller, HEAD / 8 threads a row and head.
+    unsafe { call.device.launch(DQ, "attention_delta_bf16", &defines, grid, &mut [pointer(&mut call.p)])? };
+    launch(call, DQ, "attention_dq", cut, tiles * heads, &[maps.q, d_o, maps.k, maps.v])?;
+    let cut = Cut::dkdv(head_size);
+    let (tiles, _plan) = call.tiles(cut.rows())?;
+    call.p.group = call.p.group.min((call.shape.batch * kv_heads) as i32);
+    launch(call, DKDV, "attention_dkdv", cut, tiles * kv_heads, &[maps.k, maps.v, maps.q, d_o])
+}
+
+fn launch(
+    call: &mut Call<'_>,
+    file: &'static str,
+    entry: &'static str,
+    cut: Cut,
+    blocks: usize,
+    maps: &[CUtensorMap],
+) -> CudaResult<()> {
+    let (defines, grid) = (call.defines(&cut.defines()), cut.grid(call.shape.head_size, blocks));
+    let mut args = vec![pointer(&mut call.p)];
+    args.extend(maps.iter().map(|m| std::ptr::from_ref(m).cast_mut().cast::<c_void>()));
+    // SAFETY: the arguments of the entry, which the driver copies; sizes were checked by the caller, the maps end with
+    // the rows and heads, the grid covers the tiles of every head once.
+    unsafe { call.device.launch(file, entry, &defines, grid, &mut args) }
+}
+
+/// The maps of q, k and v.
+struct Maps {
+    q: CUtensorMap,
+    k: CUtensorMap,
+    v: CUtensorMap,
+}
+
+impl Call<'_> {
+    fn maps(&self) -> CudaResult<Maps> {
+        let (p, rows, head_size) = (&self.p, self.shape.rows(), self.shape.head_size);
+        Ok(Maps {
+            q: map(Place { at: p.q, ld: p.ldq }, rows, self.shape.heads, head_size)?,
+            k: map(Place { at: p.k, ld: p.ldk }, rows, self.shape.kv_heads, head_size)?,
+            v: map(Place { at: p.v, ld: p.ldv }, rows, self.shape.kv_heads, head_size)?,
+        })
+    }
+}
+
+/// The tensor map of rows of heads, in boxes of 64 rows of one head or of half of one of 128 columns.
+fn map(place: Place, rows: usize, heads: usize, head_size: usize) -> CudaResult<CUtensorMap> {
+    let span = head_size.min(64);
+    let swizzle = match span {
+        16 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        32 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        _ => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    let mut map = CUtensorMap { opaque: [0; 16] };
+    let (size, stride) = ([(heads * head_size) as u64, rows as u64], [place.ld as u64 * ELEMENT as u64]);
+    let (boxes, steps) = ([span as u32, GROUP as u32], [1, 1]);
+    // SAFETY: every array holds what a map of rank 2 reads of it; the address is only stored.
+    unsafe {
+        cuTensorMapEncodeTiled(
+            &mut map,
+            CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            2,
+            place.at as *mut c_void,
+            size.as_ptr(),
+            stride.as_ptr(),
+            boxes.as_ptr(),
+            steps.as_ptr(),
+            CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .map_err(driver("tensor map"))?;
+    Ok(map)
+}

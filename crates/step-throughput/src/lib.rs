@@ -11,6 +11,6 @@ mod row;
 
 pub use experiment::{Table, plan};
 pub use flops::{flops_per_step, peak_flops};
-pub use measure::{Timing, backend, batch, measure, rule};
+pub use measure::{Timing, backend, batch, measure, rule, state};
 pub use peer::{Peer, peers};
 pub use row::Row;

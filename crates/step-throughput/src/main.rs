@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use backend::{Backend, CudaBackend, MemoryPlan, Params, Precision, State};
+use backend::{Backend, CudaBackend, MemoryPlan, Precision};
 use clap::Parser;
-use step_throughput::{Row, batch, measure, peak_flops, plan};
+use step_throughput::{Row, batch, measure, peak_flops, plan, state};
 
 /// Times training steps of rows of table 4.
 #[derive(Parser)]
@@ -63,7 +63,7 @@ fn main() -> anyhow::Result<()> {
 fn profile(id: &str, row: &Row, ordinal: usize) -> anyhow::Result<()> {
     let tape = row.tape()?;
     let mut backend = CudaBackend::new(ordinal, Precision::Bf16)?;
-    backend.load(State::new(Params::init(tape.specs(), 0)))?;
+    backend.load(state(&tape))?;
     let steps = backend.profile(&tape, &batch(&tape, row.model.vocab), 3)?;
     let mut by_name: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     for (name, ms) in &steps {

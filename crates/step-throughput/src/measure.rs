@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, Params, Precision, State, Tape};
+use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, Init, ParamSpec, Params, Precision, State, Tape};
 
 use crate::{Row, flops_per_step};
 
@@ -48,6 +48,23 @@ pub fn batch(tape: &Tape, vocab: usize) -> Batch {
     Batch::new(ids[..tape.tokens()].to_vec(), ids[1..].to_vec())
 }
 
+/// Parameters whose speed is that of any: small pseudo-random values, one for norm gains.
+pub fn state(tape: &Tape) -> State {
+    let specs = tape.specs();
+    let draw = |spec: &ParamSpec| -> Vec<f32> {
+        let mut state = 0x2545_f491_u32;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state as f32 / u32::MAX as f32 - 0.5) * 0.07
+        };
+        if spec.init == Init::Ones { vec![1.0; spec.numel()] } else { (0..spec.numel()).map(|_| next()).collect() }
+    };
+    let values = specs.iter().map(draw).collect();
+    State::new(Params { specs, values })
+}
+
 /// Times a row's steps.
 ///
 /// # Errors
@@ -60,7 +77,7 @@ pub fn measure(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     };
     let before = free()?;
     let mut backend = backend(cuda)?;
-    backend.load(State::new(Params::init(tape.specs(), 0)))?;
+    backend.load(state(&tape))?;
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..row.warmup + row.steps.max(1) {
         let start = Instant::now();

@@ -11,7 +11,7 @@ use super::program::View;
 use crate::op::{Filter, Op, Param, Var};
 
 /// Most bytes of the logits of a chunk of rows.
-const LOGITS: usize = 1 << 30;
+const LOGITS: usize = 2 << 30;
 
 impl Lower<'_> {
     pub(super) fn forward(&mut self) {

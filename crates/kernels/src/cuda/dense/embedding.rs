@@ -21,8 +21,7 @@ pub struct Sorted<'a> {
 impl Sorted<'_> {
     /// `order`, `starts`, `tokens` and `count` of these ids.
     pub fn of(ids: &[u32]) -> (Vec<u32>, Vec<u32>, Vec<u32>, u32) {
-        let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-        order.sort_by_key(|&row| ids[row as usize]);
+        let order = by_id(ids);
         let (mut starts, mut tokens) = (Vec::new(), Vec::new());
         for (place, &row) in order.iter().enumerate() {
             let id = ids[row as usize];
@@ -36,6 +35,30 @@ impl Sorted<'_> {
         tokens.resize(ids.len(), 0);
         (order, starts, tokens, count)
     }
+}
+
+/// Rows in the order of their ids, those of one id ascending: a radix sort, since it stands between two steps.
+fn by_id(ids: &[u32]) -> Vec<u32> {
+    const BITS: u32 = 11;
+    let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+    let mut other = vec![0; ids.len()];
+    let most = ids.iter().copied().max().unwrap_or(0);
+    for shift in (0..u32::BITS).step_by(BITS as usize).take_while(|&shift| most >> shift > 0) {
+        let digit = |row: u32| (ids[row as usize] >> shift) as usize % (1 << BITS);
+        let mut places = [0u32; 1 << BITS];
+        order.iter().for_each(|&row| places[digit(row)] += 1);
+        let mut sum = 0;
+        for place in &mut places {
+            sum += std::mem::replace(place, sum);
+        }
+        for &row in &order {
+            let place = &mut places[digit(row)];
+            other[*place as usize] = row;
+            *place += 1;
+        }
+        std::mem::swap(&mut order, &mut other);
+    }
+    order
 }
 
 /// `y[n] = table[ids[n]]`. The ids lie below the table's rows.
@@ -177,5 +200,9 @@ mod tests {
         let (order, starts, tokens, count) = Sorted::of(&[7, 2, 7, 0, 2]);
         assert_eq!((order, count), (vec![3, 1, 4, 0, 2], 3));
         assert_eq!((starts, tokens), (vec![0, 1, 3, 5, 5, 5], vec![0, 2, 7, 0, 0]));
+        let ids: Vec<u32> = (0..5000u32).map(|i| i.wrapping_mul(2_654_435_761) % 100_352).chain([u32::MAX, 0]).collect();
+        let mut sorted: Vec<u32> = (0..ids.len() as u32).collect();
+        sorted.sort_by_key(|&row| ids[row as usize]);
+        assert_eq!(by_id(&ids), sorted);
     }
 }

@@ -11,10 +11,12 @@ pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     let common = |code, head, packed: bool| [("DTYPE", code), ("HEAD", head), ("PACKED", i64::from(packed))];
     for packed in [false, true] {
-        for head in [16, 32, 64, 128] {
-            for (file, cut) in
-                [(hopper::FORWARD, Cut::forward(head)), (hopper::DQ, Cut::dq(head)), (hopper::DKDV, Cut::dkdv(head))]
-            {
+        for (head, len) in [16, 32, 64, 128].into_iter().flat_map(|head| [(head, 128), (head, 4096)]) {
+            for (file, cut) in [
+                (hopper::FORWARD, Cut::forward(len)),
+                (hopper::DQ, Cut::dq(head, len)),
+                (hopper::DKDV, Cut::dkdv(head)),
+            ] {
                 let defines = Defines::new(&[&common(1, head as i64, packed)[..], &cut.defines()].concat());
                 all.push(Variant { file, defines });
             }
@@ -25,5 +27,7 @@ pub fn variants() -> Vec<Variant> {
             }
         }
     }
+    all.sort();
+    all.dedup();
     all
 }

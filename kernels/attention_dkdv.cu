@@ -3,7 +3,7 @@
 //
 // A block owns ROWS keys of one key head: k and v stay in shared memory; queries and do, of every query head that shares them, come STREAM rows
 // at a time with their lse and delta. Scores are computed transposed, a key a row, so that p and ds go from the registers where they arise into
-// the products. FLOP: 8 HEAD a (query, key) pair.
+// the products, and those of the next tile are computed while this one's are used. FLOP: 8 HEAD a (query, key) pair and one exponential.
 //
 // Entry point: attention_dkdv(p, map of k, of v, of q, of do), grid.x = tiles x kv_heads; dynamic shared memory:
 // 1024 + 2 CONSUMERS OWN_BYTES + 2 STAGES STREAM_BYTES.

@@ -34,7 +34,7 @@ impl Real for f32 {
 // p, ds and o are rounded once each to 8 bits, 1.7e-3 rms, before the product that sums them; the result once more.
 impl Real for bf16 {
     const NAME: &'static str = "bf16";
-    const BOUND: [f64; 2] = [4e-3, 6e-3];
+    const BOUND: [f64; 2] = [4e-3, 4e-3];
     fn from(v: f32) -> Self {
         Self::from_f32(v)
     }
@@ -45,7 +45,7 @@ impl Real for bf16 {
 
 impl Real for f16 {
     const NAME: &'static str = "f16";
-    const BOUND: [f64; 2] = [5e-4, 1e-3];
+    const BOUND: [f64; 2] = [5e-4, 5e-4];
     fn from(v: f32) -> Self {
         Self::from_f32(v)
     }

@@ -31,3 +31,22 @@ pub fn variants() -> Vec<Variant> {
     all.dedup();
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_occurs() {
+        let all = variants();
+        for (file, types, heads) in
+            [(hopper::FORWARD, 1, 4), (hopper::DQ, 1, 4), (hopper::DKDV, 1, 4), (any::FILE, 3, 6)]
+        {
+            for (name, values) in [("DTYPE", types), ("HEAD", heads), ("PACKED", 2)] {
+                let of = all.iter().filter(|v| v.file == file).filter_map(|v| v.defines.get(name));
+                let found: std::collections::BTreeSet<_> = of.collect();
+                assert_eq!(found.len(), values, "{file} {name}: {found:?}");
+            }
+        }
+    }
+}

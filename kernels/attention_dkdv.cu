@@ -3,7 +3,7 @@
 //
 // A block owns ROWS keys of one key head: k and v stay in shared memory; queries and do, of every query head that shares them, come STREAM rows
 // at a time with their lse and delta. Scores are computed transposed, a key a row, so that p and ds go from the registers where they arise into
-// the products. FLOP: 8 HEAD a (query, key) pair.
+// the products, and those of the next tile are computed while this one's are used. FLOP: 8 HEAD a (query, key) pair and one exponential.
 //
 // Entry point: attention_dkdv(p, map of k, of v, of q, of do), grid.x = tiles x kv_heads; dynamic shared memory:
 // 1024 + 2 CONSUMERS OWN_BYTES + 2 STAGES STREAM_BYTES.
@@ -84,61 +84,89 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkdv(const __
         const int row = (threadIdx.x / 32 & 3) * 16 + (threadIdx.x & 31) / 4;
         const u32 k = own + 2 * (group - 1) * OWN_BYTES, v = k + OWN_BYTES;
         const float scale = p.scale * LOG2E;
-        float s[STREAM / 2], ds[STREAM / 2], dk[HEAD / 2], dv[HEAD / 2];
+        float scores[2][STREAM / 2], ds[STREAM / 2], dk[HEAD / 2], dv[HEAD / 2];
         u32 weights[STREAM / 4], packed[STREAM / 4];
         clear(dk);
         clear(dv);
         barrier_wait(own_full, 0);
         Turn turn;
-        int before = -1;  // the stage that the product into dk still reads
-        for (int head = 0; head < share; head++)
-            for (int j = first; j < tiles; j++, turn.next()) {
-                barrier_wait(full + 8 * turn.stage, turn.parity);
-                // Queries before this warpgroup's keys, or keys past the end.
-                if (j * STREAM + STREAM <= first_key || valid <= 0) {
-                    if (before >= 0) {
-                        products_wait<0>();
-                        if (speaks) barrier_arrive(free + 8 * before);
-                        before = -1;
-                    }
-                    if (speaks) barrier_arrive(free + 8 * turn.stage);
-                    continue;
-                }
-                const u32 q = queries + turn.stage * STREAM_BYTES, d_o = outputs + turn.stage * STREAM_BYTES;
+        // One tile: s its scores, which are being computed, as do v^T are into ds; `next` those of the tile after it, if there are `more`.
+        const auto step = [&](float (&s)[STREAM / 2], float (&next)[STREAM / 2], int j, auto more) {
+            const u32 q = queries + turn.stage * STREAM_BYTES, d_o = outputs + turn.stage * STREAM_BYTES;
+            const int before = turn.stage == 0 ? STAGES - 1 : turn.stage - 1;
+            const bool begun = j * STREAM > first_key;
+            Turn ahead = turn;
+            ahead.next();
+            // In flight, oldest first: s and dk of the tile before, in either order, and ds.
+            products_wait<1>();
+            pin(s);
+            if (begun && speaks) barrier_arrive(free + 8 * before);
+            if constexpr (more.value) {
+                barrier_wait(full + 8 * ahead.stage, ahead.parity);
                 products_begin();
-                multiply_rows(s, k, q);
-                products_commit();
-                multiply_rows(ds, v, d_o);
-                products_commit();
-                products_wait<1>();
-                pin(s);
-                if (speaks && before >= 0) barrier_arrive(free + 8 * before);
-                before = turn.stage;
-#pragma unroll
-                for (int i = 0; i < STREAM / 8; i++) {
-                    const float2 lse = *reinterpret_cast<const float2*>(&sums[turn.stage][0][8 * i + c2]);
-#pragma unroll
-                    for (int e = 0; e < 4; e++) s[4 * i + e] = exp2_fast(fmaf(s[4 * i + e], scale, -(e & 1 ? lse.y : lse.x)));
-                }
-                if (j * STREAM < first_key + 63) hide(s, first_key + row - j * STREAM);
-                pack(weights, s);
-                products_begin();
-                add_product(dv, weights, d_o);
-                products_commit();
-                // At head size 128 registers do not hold a and b of two products in flight.
-                products_wait<HEAD == 128 ? 0 : 1>();
-                pin(ds);
-#pragma unroll
-                for (int i = 0; i < STREAM / 8; i++) {
-                    const float2 delta = *reinterpret_cast<const float2*>(&sums[turn.stage][1][8 * i + c2]);
-#pragma unroll
-                    for (int e = 0; e < 4; e++) ds[4 * i + e] = s[4 * i + e] * (ds[4 * i + e] - (e & 1 ? delta.y : delta.x));
-                }
-                pack(packed, ds);
-                products_begin();
-                add_product(dk, packed, q);
+                multiply_rows(next, k, queries + ahead.stage * STREAM_BYTES);
                 products_commit();
             }
+#pragma unroll
+            for (int i = 0; i < STREAM / 8; i++) {
+                const float2 lse = *reinterpret_cast<const float2*>(&sums[turn.stage][0][8 * i + c2]);
+#pragma unroll
+                for (int e = 0; e < 4; e++) s[4 * i + e] = exp2_fast(fmaf(s[4 * i + e], scale, -(e & 1 ? lse.y : lse.x)));
+            }
+            if (j * STREAM < first_key + 63) hide(s, first_key + row - j * STREAM);
+            pack(weights, s);
+            products_begin();
+            add_product(dv, weights, d_o);
+            products_commit();
+            products_wait<1 + more.value>();
+            pin(ds);
+#pragma unroll
+            for (int i = 0; i < STREAM / 8; i++) {
+                const float2 delta = *reinterpret_cast<const float2*>(&sums[turn.stage][1][8 * i + c2]);
+#pragma unroll
+                for (int e = 0; e < 4; e++) ds[4 * i + e] = s[4 * i + e] * (ds[4 * i + e] - (e & 1 ? delta.y : delta.x));
+            }
+            pack(packed, ds);
+            products_begin();
+            add_product(dk, packed, q);
+            products_commit();
+            if constexpr (more.value) {
+                multiply_rows(ds, v, outputs + ahead.stage * STREAM_BYTES);
+                products_commit();
+                turn = ahead;
+            }
+        };
+        for (int head = 0; head < share; head++) {
+            int j = first;
+            // Queries before this warpgroup's keys; all of them where the keys are past the end.
+            for (; j < tiles && (j * STREAM + STREAM <= first_key || valid <= 0); j++, turn.next()) {
+                barrier_wait(full + 8 * turn.stage, turn.parity);
+                if (speaks) barrier_arrive(free + 8 * turn.stage);
+            }
+            if (j == tiles) continue;
+            barrier_wait(full + 8 * turn.stage, turn.parity);
+            products_begin();
+            multiply_rows(scores[0], k, queries + turn.stage * STREAM_BYTES);
+            products_commit();
+            multiply_rows(ds, v, outputs + turn.stage * STREAM_BYTES);
+            products_commit();
+            products_wait<1>();
+            while (true) {
+                if (j + 1 == tiles) {
+                    step(scores[0], scores[1], j, Flag<false>());
+                    break;
+                }
+                step(scores[0], scores[1], j, Flag<true>());
+                if (++j + 1 == tiles) {
+                    step(scores[1], scores[0], j, Flag<false>());
+                    break;
+                }
+                step(scores[1], scores[0], j++, Flag<true>());
+            }
+            products_wait<0>();
+            if (speaks) barrier_arrive(free + 8 * turn.stage);
+            turn.next();
+        }
         products_wait<0>();
         pin(dk);
         pin(dv);

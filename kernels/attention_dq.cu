@@ -2,28 +2,12 @@
 // ds rounded to bf16 for the last product. And delta[t] = do[t].o[t], which dq and attention_dkdv.cu read.
 //
 // A block owns ROWS queries of one head: q and do stay in shared memory, keys and values come STREAM rows at a time. The scores are computed
-// again from lse, so no sum has two writers and dq needs no fp32 copy in memory. FLOP: 6 HEAD a (query, key) pair.
+// again from lse, so no sum has two writers and dq needs no fp32 copy in memory. Scores of the next tile are computed while p and ds of
+// this one are. FLOP: 6 HEAD a (query, key) pair and one exponential.
 //
-// Entry points: attention_delta_bf16 (256 threads, HEAD/8 lanes a row and head); attention_dq(p, map of q, of do, of k, of v), grid.x = tiles x
-// heads, dynamic shared memory: 1024 + 2 CONSUMERS OWN_BYTES + 2 STAGES STREAM_BYTES.
+// Entry point: attention_dq(p, map of q, of do, of k, of v), grid.x = tiles x heads; dynamic shared memory:
+// 1024 + 2 CONSUMERS OWN_BYTES + 2 STAGES STREAM_BYTES.
 #include "attention_hopper.cuh"
-
-extern "C" __global__ void __launch_bounds__(256) attention_delta_bf16(const __grid_constant__ Attention p) {
-    constexpr int LANES = HEAD / 8;
-    const i64 pair = ((i64)blockIdx.x * 256 + threadIdx.x) / LANES, row = pair / p.heads;
-    const int head = (int)(pair - row * p.heads), d = head * HEAD + threadIdx.x % LANES * 8;
-    float sum = 0.f;
-    if (row < p.rows) {
-        Vec<8, 16> a, b;
-        a.load(p.d_o + row * p.lddo + d);
-        b.load(p.o + row * p.ldo + d);
-#pragma unroll
-        for (int i = 0; i < 8; i++) sum = fmaf(to_float(a.e[i]), to_float(b.e[i]), sum);
-    }
-#pragma unroll
-    for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    if (row < p.rows && threadIdx.x % LANES == 0) p.delta[(i64)head * p.rows + row] = sum;
-}
 
 // No weight for the keys after a thread's first query, `seen` keys from the first of the tile.
 __device__ __forceinline__ void hide(float (&s)[STREAM / 2], int seen) {
@@ -90,31 +74,47 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const __gr
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const bool there = row + 8 * half < valid;
-            const i64 at = (i64)t.head * p.rows + row0 + row + 8 * half;
-            lse[half] = there ? p.lse[at] * LOG2E : INFINITY;
-            delta[half] = there ? p.delta[at] : 0.f;
+            const i64 at = row0 + row + 8 * half, sums = (i64)t.head * p.rows + at;
+            float sum = 0.f;
+#pragma unroll
+            for (int i = 0; i < HEAD; i += 32) {
+                const int d = i + 8 * (threadIdx.x & 3);
+                if (!there || d >= HEAD) continue;
+                Vec<8, 16> a, b;
+                a.load(p.d_o + at * p.lddo + t.head * HEAD + d);
+                b.load(p.o + at * p.ldo + t.head * HEAD + d);
+#pragma unroll
+                for (int e = 0; e < 8; e++) sum = fmaf(to_float(a.e[e]), to_float(b.e[e]), sum);
+            }
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            delta[half] = sum;
+            lse[half] = there ? p.lse[sums] * LOG2E : INFINITY;
+            if (there && (threadIdx.x & 3) == 0) p.delta[sums] = sum;
         }
-        float s[STREAM / 2], ds[STREAM / 2], dq[HEAD / 2];
+        float scores[2][STREAM / 2], ds[STREAM / 2], dq[HEAD / 2];
         u32 packed[STREAM / 4];
         clear(dq);
-        barrier_wait(own_full, 0);
-        int before = -1;  // the stage that the product into dq still reads
-        for (bool diagonal = true; j >= 0; j--, turn.next(), diagonal = false) {
-            const u32 k = keys + turn.stage * STREAM_BYTES, v = values + turn.stage * STREAM_BYTES;
-            barrier_wait(full + 8 * turn.stage, turn.parity);
-            products_begin();
-            multiply_rows(s, q, k);
-            products_commit();
-            multiply_rows(ds, d_o, v);
-            products_commit();
+        // One tile: s its scores, which are being computed, as do v^T are into ds; `next` those of the tile after it, if there are `more`.
+        const auto step = [&](float (&s)[STREAM / 2], float (&next)[STREAM / 2], bool diagonal, auto more) {
+            const u32 k = keys + turn.stage * STREAM_BYTES;
+            const int before = turn.stage == 0 ? STAGES - 1 : turn.stage - 1;
+            Turn ahead = turn;
+            ahead.next();
+            // In flight, oldest first: s and dq of the tile before, in either order, and ds.
             products_wait<1>();
             pin(s);
-            if (speaks && before >= 0) barrier_arrive(free + 8 * before);
-            before = turn.stage;
+            if (!diagonal && speaks) barrier_arrive(free + 8 * before);
+            if constexpr (more.value) {
+                barrier_wait(full + 8 * ahead.stage, ahead.parity);
+                products_begin();
+                multiply_rows(next, q, keys + ahead.stage * STREAM_BYTES);
+                products_commit();
+            }
 #pragma unroll
             for (int i = 0; i < STREAM / 2; i++) s[i] = exp2_fast(fmaf(s[i], scale, -lse[i / 2 & 1]));
             if (diagonal) hide(s, first_query + row - j * STREAM);
-            products_wait<0>();
+            products_wait<more.value>();
             pin(ds);
 #pragma unroll
             for (int i = 0; i < STREAM / 2; i++) ds[i] = s[i] * (ds[i] - delta[i / 2 & 1]);
@@ -122,6 +122,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const __gr
             products_begin();
             add_product(dq, packed, k);
             products_commit();
+            if constexpr (more.value) {
+                multiply_rows(ds, d_o, values + ahead.stage * STREAM_BYTES);
+                products_commit();
+                turn = ahead;
+            }
+        };
+        barrier_wait(own_full, 0);
+        barrier_wait(full + 8 * turn.stage, turn.parity);
+        products_begin();
+        multiply_rows(scores[0], q, keys + turn.stage * STREAM_BYTES);
+        products_commit();
+        multiply_rows(ds, d_o, values + turn.stage * STREAM_BYTES);
+        products_commit();
+        for (bool diagonal = true;; diagonal = false) {
+            if (j == 0) {
+                step(scores[0], scores[1], diagonal, Flag<false>());
+                break;
+            }
+            step(scores[0], scores[1], diagonal, Flag<true>());
+            if (--j == 0) {
+                step(scores[1], scores[0], false, Flag<false>());
+                break;
+            }
+            step(scores[1], scores[0], false, Flag<true>());
+            j--;
         }
         products_wait<0>();
         pin(dq);

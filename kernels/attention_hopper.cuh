@@ -1,14 +1,15 @@
 // What the Hopper attention kernels share: products over whole tiles, masks, rows written out.
 //
-// Further defines: CONSUMERS = warpgroups that compute, each 64 rows of the block's 64 CONSUMERS; STREAM = rows of a streamed tile, 64 or
-// 128; STAGES = streamed tiles in flight. Warpgroup 0 copies. HEAD is 16, 32, 64 or 128; bf16; addresses and rows are 16-byte aligned.
+// Further defines: CONSUMERS = warpgroups that compute, 2 or 3, each 64 rows of the block; STREAM = rows of a streamed tile, 32, 64
+// or 128; STAGES = streamed tiles in flight. Warpgroup 0 copies. HEAD is 16, 32, 64 or 128; bf16; addresses and rows are 16-byte aligned.
 #pragma once
 #include "attention.cuh"
 #include "hopper.cuh"
 
 constexpr int ROWS = 64 * CONSUMERS, THREADS = 128 * (CONSUMERS + 1);
+constexpr int BOX = STREAM < 64 ? STREAM : 64;
 constexpr int OWN_BYTES = 64 * HEAD * 2, STREAM_BYTES = STREAM * HEAD * 2;
-constexpr int PRODUCER_REGISTERS = CONSUMERS == 1 ? 56 : CONSUMERS == 2 ? 24 : 32, CONSUMER_REGISTERS = CONSUMERS == 1 ? 256 - 16 : CONSUMERS == 2 ? 240 : 160;
+constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 24 : 32, CONSUMER_REGISTERS = CONSUMERS == 2 ? 240 : 160;
 constexpr float LOG2E = 1.4426950408889634f;
 
 // The same in all lanes, as the compiler must know to leave products in flight.
@@ -20,12 +21,16 @@ struct Turn {
     __device__ __forceinline__ void next() { if (++stage == STAGES) { stage = 0; parity ^= 1; } }
 };
 
-// COUNT rows of a head, in copies of 64 rows.
+template <bool VALUE> struct Flag {
+    static constexpr bool value = VALUE;
+};
+
+// COUNT rows of a head, in copies of BOX rows.
 template <int COUNT> __device__ __forceinline__ void copy_rows(u32 dst, const TensorMap* map, int head, int row, u32 bar) {
 #pragma unroll
     for (int panel = 0; panel < PANELS; panel++)
 #pragma unroll
-        for (int r = 0; r < COUNT; r += 64) copy_tile(dst + (panel * COUNT + r) * SPAN * 2, map, head * HEAD + panel * SPAN, row + r, bar);
+        for (int r = 0; r < COUNT; r += BOX) copy_tile(dst + (panel * COUNT + r) * SPAN * 2, map, head * HEAD + panel * SPAN, row + r, bar);
 }
 
 // d = a b^T over HEAD: 64 own rows and STREAM streamed ones.
@@ -37,11 +42,13 @@ __device__ __forceinline__ void multiply_rows(float (&d)[STREAM / 2], u32 own, u
 __device__ __forceinline__ void add_product(float (&d)[HEAD / 2], const u32 (&a)[STREAM / 4], u32 streamed) {
 #pragma unroll
     for (int k = 0; k < STREAM / 16; k++)
-        Product<HEAD>::template registers<1>(d, a[4 * k], a[4 * k + 1], a[4 * k + 2], a[4 * k + 3], operand(streamed + k * 16 * SPAN * 2, STREAM * SPAN * 2), true);
+        Product<HEAD>::registers(d, a[4 * k], a[4 * k + 1], a[4 * k + 2], a[4 * k + 3], operand(streamed + k * 16 * SPAN * 2, STREAM * SPAN * 2), true);
 }
+// Zeros, there before any product is in flight.
 template <int N> __device__ __forceinline__ void clear(float (&d)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) d[i] = 0.f;
+    pin(d);
 }
 template <int N> __device__ __forceinline__ void pack(u32 (&to)[N], const float (&from)[2 * N]) {
 #pragma unroll

@@ -34,7 +34,7 @@ impl Real for f32 {
 // p, ds and o are rounded once each to 8 bits, 1.7e-3 rms, before the product that sums them; the result once more.
 impl Real for bf16 {
     const NAME: &'static str = "bf16";
-    const BOUND: [f64; 2] = [4e-3, 6e-3];
+    const BOUND: [f64; 2] = [4e-3, 4e-3];
     fn from(v: f32) -> Self {
         Self::from_f32(v)
     }
@@ -45,7 +45,7 @@ impl Real for bf16 {
 
 impl Real for f16 {
     const NAME: &'static str = "f16";
-    const BOUND: [f64; 2] = [5e-4, 1e-3];
+    const BOUND: [f64; 2] = [5e-4, 5e-4];
     fn from(v: f32) -> Self {
         Self::from_f32(v)
     }
@@ -89,8 +89,8 @@ struct Wrote {
     grad: Vec<u32>,
 }
 
-/// Runs all cases; whether all passed.
-pub(crate) fn all(device: &Device) -> CudaResult<bool> {
+/// Runs all cases of at most so many tokens; whether all passed.
+pub(crate) fn all(device: &Device, tokens: usize) -> CudaResult<bool> {
     println!("relative error            o      lse       dq       dk       dv   again");
     let one = |lens, head_size| Case { lens, packed: false, heads: [2, 2], head_size, pad: 0 };
     let (mut cases, lens): (Vec<Case>, [&[usize]; 7]) =
@@ -102,6 +102,7 @@ pub(crate) fn all(device: &Device) -> CudaResult<bool> {
         cases.push(Case { lens: mixed, packed: true, heads: [4, 2], head_size, pad: 8 });
         cases.push(Case { lens: &[300, 300], packed: false, heads: [6, 2], head_size, pad: 24 });
     }
+    cases.retain(|case| case.lens.iter().sum::<usize>() <= tokens);
     let mut ok = true;
     for case in &cases {
         ok &= run::<bf16>(device, case)?;
@@ -164,12 +165,13 @@ fn run<T: Real>(device: &Device, case: &Case) -> CudaResult<bool> {
         (0..rows).flat_map(|r| grad[r * stride + first..][..width].iter().copied()).collect()
     };
     let bits = |v: &[u32]| -> Vec<f32> { v.iter().map(|b| f32::from_bits(*b)).collect() };
+    let longest = lens.iter().copied().max().unwrap_or(1);
     let errors = [
-        error(&bits(&first.o), &o),
-        error(&bits(&first.lse), &by_head),
-        error(&part(0, q_width), &dq),
-        error(&part(q_width, k_width), &dk),
-        error(&part(q_width + k_width, k_width), &dv),
+        error(&bits(&first.o), &o, longest),
+        error(&bits(&first.lse), &by_head, longest),
+        error(&part(0, q_width), &dq, longest),
+        error(&part(q_width, k_width), &dk, longest),
+        error(&part(q_width + k_width, k_width), &dv, longest),
     ];
     let untouched = (0..rows).all(|r| grad[r * stride + stride - pad..][..pad].iter().all(|v| v.is_nan()));
     let same = first == second;
@@ -179,7 +181,7 @@ fn run<T: Real>(device: &Device, case: &Case) -> CudaResult<bool> {
     println!(
         "{:4} {head_size:3} T {:4} x{} {heads}/{kv_heads} {layout:6} {} {} {}",
         T::NAME,
-        lens.iter().max().unwrap_or(&0),
+        longest,
         lens.len(),
         errors.map(|e| format!("{e:8.1e}")).join(" "),
         if same { "same" } else { "DIFFERS" },
@@ -194,10 +196,10 @@ fn run<T: Real>(device: &Device, case: &Case) -> CudaResult<bool> {
     Ok(ok)
 }
 
-/// |a - b| / |b|, and b as large as 1e-2 an element at least: where gradients cancel to nothing, noise counts as such.
-fn error(a: &[f32], b: &[f32]) -> f64 {
+/// |a - b| / |b|; b at least a tenth of what sums over `len` keys are, so that noise does not count where gradients cancel.
+fn error(a: &[f32], b: &[f32], len: usize) -> f64 {
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
-    let floor = 1e-2 * (b.len() as f64).sqrt();
+    let floor = 0.1 * (b.len() as f64 / len as f64).sqrt();
     let off = norm(&mut a.iter().zip(b).map(|(x, y)| f64::from(*x) - f64::from(*y)));
     // A NaN stays one, and is within no bound.
     off / norm(&mut b.iter().map(|v| f64::from(*v))).max(floor)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p kernels --example cuda_attention          # checks, then times; exit code 1 if a check fails
-//! cargo run --release -p kernels --example cuda_attention -- check      # or: time [how many sizes]
+//! cargo run --release -p kernels --example cuda_attention -- check      # or: check [tokens at most], time [sizes at most]
 //! cargo run --release -p kernels --example cuda_attention -- compile    # every variant into the cache; needs NVRTC, no GPU
 //! python3 crates/kernels/examples/cuda_attention/peer.py           # PyTorch's times at the same sizes
 //! ```
@@ -25,13 +25,13 @@ fn main() -> CudaResult<()> {
         return Ok(());
     }
     let device = Device::new(0)?;
+    let most = std::env::args().nth(2).and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
     println!("{}, {}", device.name(), device.arch());
-    if only.as_deref() != Some("time") && !check::all(&device)? {
+    if only.as_deref() != Some("time") && !check::all(&device, most)? {
         std::process::exit(1);
     }
     if only.as_deref() != Some("check") {
-        let sizes = std::env::args().nth(2).and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
-        time::all(&device, sizes)?;
+        time::all(&device, most)?;
     }
     Ok(())
 }

@@ -118,3 +118,29 @@ impl Check {
         crate::check::size(self.op, "lse", found, &[("heads", self.shape.heads), ("rows", self.shape.rows())])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_one_buffer_may_not_overlap() {
+        let shape = Shape { batch: 2, len: 3, heads: 4, kv_heads: 2, head_size: 8 };
+        let check = Check { op: "test", shape };
+        // dq 32 columns, dk and dv 16 each, in any order and with room between.
+        check.fused(6 * 64, 64, [0, 32, 48]).unwrap();
+        check.fused(5 * 80 + 64, 80, [32, 0, 16]).unwrap();
+        check.fused(6 * 80, 80, [48, 0, 20]).unwrap();
+        for (found, stride, first) in [
+            (6 * 64, 64, [0, 31, 48]),
+            (6 * 64, 64, [0, 32, 47]),
+            (6 * 63, 63, [0, 32, 48]),
+            (6 * 64 - 1, 64, [0, 32, 48]),
+            (6 * 64, 64, [usize::MAX, 0, 16]),
+        ] {
+            check.fused(found, stride, first).unwrap_err();
+        }
+        let text = check.fused(6 * 64, 64, [0, 31, 48]).unwrap_err().to_string();
+        assert!(text.contains("[0, 31, 48]") && text.contains("[32, 16, 16]"), "{text}");
+    }
+}

@@ -15,7 +15,7 @@ pub(super) const FORWARD: &str = "attention_fwd.cu";
 pub(super) const DQ: &str = "attention_dq.cu";
 pub(super) const DKDV: &str = "attention_dkdv.cu";
 
-/// Rows of a warpgroup, and of a tensor map's box.
+/// Rows of a warpgroup.
 const GROUP: usize = 64;
 /// Bytes of a bf16.
 const ELEMENT: usize = 2;
@@ -34,17 +34,19 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    pub(super) fn forward(head_size: usize) -> Self {
-        Self { consumers: 2, stream: 128, stages: if head_size == 128 { 2 } else { 3 }, own: 1 }
+    /// For o and lse. Measured, as the others (kernels/NOTES.md); a third warpgroup has nothing to do in short sequences.
+    pub(super) fn forward(len: usize) -> Self {
+        Self { consumers: if len > 128 { 3 } else { 2 }, stream: 64, stages: 3, own: 1 }
     }
 
-    pub(super) fn dq(head_size: usize) -> Self {
-        let (stream, stages) = if head_size == 128 { (64, 2) } else { (128, 2) };
-        Self { consumers: 2, stream, stages, own: 2 }
+    /// For dq.
+    pub(super) fn dq(head_size: usize, len: usize) -> Self {
+        Self { consumers: if len > 128 && head_size < 128 { 3 } else { 2 }, stream: 64, stages: 3, own: 2 }
     }
 
+    /// For dk and dv, whose sums take twice the registers.
     pub(super) fn dkdv(head_size: usize) -> Self {
-        Self { consumers: 2, stream: 64, stages: if head_size == 128 { 2 } else { 3 }, own: 2 }
+        Self { consumers: 2, stream: if head_size < 128 { 64 } else { 32 }, stages: 3, own: 2 }
     }
 
     /// Rows of a block.
@@ -55,6 +57,11 @@ impl Cut {
     /// The kernels' defines.
     pub(super) fn defines(&self) -> [(&'static str, i64); 3] {
         [("CONSUMERS", self.consumers as i64), ("STREAM", self.stream as i64), ("STAGES", self.stages as i64)]
+    }
+
+    /// Rows of a tensor map's box.
+    fn rows_of_box(&self) -> usize {
+        self.stream.min(GROUP)
     }
 
     fn grid(&self, head_size: usize, blocks: usize) -> Grid {
@@ -83,10 +90,10 @@ pub(super) fn takes(call: &Call<'_>) -> bool {
 
 /// o and lse.
 pub(super) fn forward(call: &mut Call<'_>) -> CudaResult<()> {
-    let (heads, cut) = (call.shape.heads, Cut::forward(call.shape.head_size));
+    let (heads, cut) = (call.shape.heads, Cut::forward(call.shape.len));
     let (tiles, _plan) = call.tiles(cut.rows())?;
-    let maps = call.maps()?;
-    launch(call, FORWARD, "attention_fwd", cut, tiles * heads, &[maps.q, maps.k, maps.v])
+    let Maps { q, k, v, .. } = call.maps(cut)?;
+    launch(call, FORWARD, "attention_fwd", cut, tiles * heads, &[q, k, v])
 }
 
 /// dq, dk, dv.
@@ -94,23 +101,16 @@ pub(super) fn backward(call: &mut Call<'_>) -> CudaResult<()> {
     let (heads, kv_heads, head_size) = (call.shape.heads, call.shape.kv_heads, call.shape.head_size);
     let (_delta, address) = call.scratch(heads * call.shape.rows())?;
     call.p.delta = address;
-    let maps = call.maps()?;
-    let d_o = map(Place { at: call.p.d_o, ld: call.p.lddo }, call.shape.rows(), heads, head_size)?;
-    let cut = Cut::dq(head_size);
+    // First dq, which writes delta.
+    let cut = Cut::dq(head_size, call.shape.len);
     let (tiles, _plan) = call.tiles(cut.rows())?;
-    let grid = Grid {
-        blocks: ((call.shape.rows() * heads * head_size / 8).div_ceil(256) as u32, 1),
-        threads: (256, 1),
-        shared: 0,
-    };
-    let defines = call.defines(&cut.defines());
-    // SAFETY: the argument of attention_delta_bf16; sizes were checked by the caller, HEAD / 8 threads a row and head.
-    unsafe { call.device.launch(DQ, "attention_delta_bf16", &defines, grid, &mut [pointer(&mut call.p)])? };
-    launch(call, DQ, "attention_dq", cut, tiles * heads, &[maps.q, d_o, maps.k, maps.v])?;
+    let Maps { q, k, v, d_o } = call.maps(cut)?;
+    launch(call, DQ, "attention_dq", cut, tiles * heads, &[q, d_o, k, v])?;
     let cut = Cut::dkdv(head_size);
     let (tiles, _plan) = call.tiles(cut.rows())?;
     call.p.group = call.p.group.min((call.shape.batch * kv_heads) as i32);
-    launch(call, DKDV, "attention_dkdv", cut, tiles * kv_heads, &[maps.k, maps.v, maps.q, d_o])
+    let Maps { q, k, v, d_o } = call.maps(cut)?;
+    launch(call, DKDV, "attention_dkdv", cut, tiles * kv_heads, &[k, v, q, d_o])
 }
 
 fn launch(
@@ -129,26 +129,31 @@ fn launch(
     unsafe { call.device.launch(file, entry, &defines, grid, &mut args) }
 }
 
-/// The maps of q, k and v.
+/// The maps of what the kernels copy.
 struct Maps {
     q: CUtensorMap,
     k: CUtensorMap,
     v: CUtensorMap,
+    d_o: CUtensorMap,
 }
 
 impl Call<'_> {
-    fn maps(&self) -> CudaResult<Maps> {
-        let (p, rows, head_size) = (&self.p, self.shape.rows(), self.shape.head_size);
+    /// The maps for kernels of a cut; forward has no do, and leaves its map alone.
+    fn maps(&self, cut: Cut) -> CudaResult<Maps> {
+        let (p, shape) = (&self.p, self.shape);
+        let of = |at, ld, heads| map(Place { at, ld }, shape.rows(), heads, shape.head_size, cut.rows_of_box());
+        let q = of(p.q, p.ldq, shape.heads)?;
         Ok(Maps {
-            q: map(Place { at: p.q, ld: p.ldq }, rows, self.shape.heads, head_size)?,
-            k: map(Place { at: p.k, ld: p.ldk }, rows, self.shape.kv_heads, head_size)?,
-            v: map(Place { at: p.v, ld: p.ldv }, rows, self.shape.kv_heads, head_size)?,
+            q,
+            k: of(p.k, p.ldk, shape.kv_heads)?,
+            v: of(p.v, p.ldv, shape.kv_heads)?,
+            d_o: if p.d_o == 0 { q } else { of(p.d_o, p.lddo, shape.heads)? },
         })
     }
 }
 
-/// The tensor map of rows of heads, in boxes of 64 rows of one head or of half of one of 128 columns.
-fn map(place: Place, rows: usize, heads: usize, head_size: usize) -> CudaResult<CUtensorMap> {
+/// The tensor map of rows of heads, in boxes of rows of one head or of half of one of 128 columns.
+fn map(place: Place, rows: usize, heads: usize, head_size: usize, rows_of_box: usize) -> CudaResult<CUtensorMap> {
     let span = head_size.min(64);
     let swizzle = match span {
         16 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
@@ -157,7 +162,7 @@ fn map(place: Place, rows: usize, heads: usize, head_size: usize) -> CudaResult<
     };
     let mut map = CUtensorMap { opaque: [0; 16] };
     let (size, stride) = ([(heads * head_size) as u64, rows as u64], [place.ld as u64 * ELEMENT as u64]);
-    let (boxes, steps) = ([span as u32, GROUP as u32], [1, 1]);
+    let (boxes, steps) = ([span as u32, rows_of_box as u32], [1, 1]);
     // SAFETY: every array holds what a map of rank 2 reads of it; the address is only stored.
     unsafe {
         cuTensorMapEncodeTiled(
@@ -178,4 +183,23 @@ fn map(place: Place, rows: usize, heads: usize, head_size: usize) -> CudaResult<
     .result()
     .map_err(driver("tensor map"))?;
     Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cut_fits_a_multiprocessor() {
+        for head_size in [16, 32, 64, 128] {
+            for len in [1, 128, 129, 4096] {
+                for cut in [Cut::forward(len), Cut::dq(head_size, len), Cut::dkdv(head_size)] {
+                    let grid = cut.grid(head_size, 1);
+                    assert!(grid.shared <= 226 * 1024, "{cut:?} at head size {head_size}: {} bytes", grid.shared);
+                    assert!(grid.threads.0 <= 512, "{cut:?}: registers for {} threads", grid.threads.0);
+                    assert_eq!(cut.rows() * head_size * ELEMENT % 1024, 0, "{cut:?}: tiles begin at multiples of 1024");
+                }
+            }
+        }
+    }
 }

@@ -2,7 +2,11 @@
 //!
 //! `o[t] = sum_{s <= t} p[t, s] v[s]`, `p[t, s] = exp(q[t].k[s] / sqrt(head_size) - lse[t])`, per head, within each
 //! sequence. Rows may be strided ([`Rows`]): q, k, v and their gradients are columns of one buffer where that suits.
-//! Sums are fp32.
+//! Sums are fp32. bf16 on Hopper with head size 16, 32, 64 or 128 and rows at multiples of 16 bytes takes the warpgroup
+//! kernels (`hopper`), which round p and its gradient to bf16 for the products that sum them; all else takes plain
+//! fp32 arithmetic (`any`), many times slower.
+//!
+//! Checked against the CPU op and timed by `examples/cuda_attention` (kernels/NOTES.md).
 //!
 //! Calls queue their kernels on the device's stream and return; errors of a kernel come out at the next synchronisation.
 //! Scratch is allocated in stream order, so a call can be captured in a graph once its kernels are compiled (run it once

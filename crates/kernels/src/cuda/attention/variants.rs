@@ -11,10 +11,12 @@ pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     let common = |code, head, packed: bool| [("DTYPE", code), ("HEAD", head), ("PACKED", i64::from(packed))];
     for packed in [false, true] {
-        for head in [16, 32, 64, 128] {
-            for (file, cut) in
-                [(hopper::FORWARD, Cut::forward(head)), (hopper::DQ, Cut::dq(head)), (hopper::DKDV, Cut::dkdv(head))]
-            {
+        for (head, len) in [16, 32, 64, 128].into_iter().flat_map(|head| [(head, 128), (head, 4096)]) {
+            for (file, cut) in [
+                (hopper::FORWARD, Cut::forward(len)),
+                (hopper::DQ, Cut::dq(head, len)),
+                (hopper::DKDV, Cut::dkdv(head)),
+            ] {
                 let defines = Defines::new(&[&common(1, head as i64, packed)[..], &cut.defines()].concat());
                 all.push(Variant { file, defines });
             }
@@ -25,5 +27,26 @@ pub fn variants() -> Vec<Variant> {
             }
         }
     }
+    all.sort();
+    all.dedup();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_occurs() {
+        let all = variants();
+        for (file, types, heads) in
+            [(hopper::FORWARD, 1, 4), (hopper::DQ, 1, 4), (hopper::DKDV, 1, 4), (any::FILE, 3, 6)]
+        {
+            for (name, values) in [("DTYPE", types), ("HEAD", heads), ("PACKED", 2)] {
+                let of = all.iter().filter(|v| v.file == file).filter_map(|v| v.defines.get(name));
+                let found: std::collections::BTreeSet<_> = of.collect();
+                assert_eq!(found.len(), values, "{file} {name}: {found:?}");
+            }
+        }
+    }
 }

@@ -24,6 +24,9 @@ struct Args {
     /// Prints the time of each kind of launch.
     #[arg(long)]
     profile: bool,
+    /// Times the library's algorithms for the row's matrix products: lines for crates/kernels/src/cuda/matmul.csv.
+    #[arg(long)]
+    tune: bool,
     /// Prints the memory a step needs and runs nothing.
     #[arg(long)]
     print_memory: bool,
@@ -38,6 +41,12 @@ fn main() -> anyhow::Result<()> {
         let row = Row { steps: args.steps.unwrap_or(row.steps), ..row };
         if args.print_memory {
             println!("{}\n{}", planned.id, MemoryPlan::new(&row.tape()?, Precision::Bf16)?);
+        } else if args.tune {
+            let ordinal = args.cuda.context("--tune times products on a GPU: give --cuda N")?;
+            let tape = row.tape()?;
+            let mut backend = CudaBackend::new(ordinal, Precision::Bf16)?;
+            backend.load(state(&tape))?;
+            backend.tune(&tape, &batch(&tape, row.model.vocab))?.iter().for_each(|line| println!("{line}"));
         } else if args.profile {
             let ordinal = args.cuda.context("--profile times launches of a GPU: give --cuda N")?;
             profile(&planned.id, &row, ordinal)?;

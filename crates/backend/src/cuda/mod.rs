@@ -119,6 +119,15 @@ impl CudaBackend {
         Ok(program.profile(On { device: &self.device, matmul: &self.matmul }, runs)?)
     }
 
+    /// Lines for the table of matrix products: see [`Matmul::tune`].
+    ///
+    /// # Errors
+    /// As [`Backend::gradients`].
+    pub fn tune(&mut self, tape: &Tape, batch: &Batch) -> Result<Vec<String>> {
+        self.run(tape, batch, Pass::Train)?;
+        Ok(self.matmul.tune(&self.device)?)
+    }
+
     fn missing(&self, what: &str, hint: &str) -> Error {
         Error::Backend { backend: self.name(), what: what.into(), hint: hint.into() }
     }

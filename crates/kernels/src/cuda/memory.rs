@@ -206,6 +206,23 @@ impl Tensor {
         device.stream().memset_zeros(&mut *slice.0).map_err(driver("zero"))
     }
 
+    /// Fills it, from the first element to the last, with small numbers of either sign: for timing.
+    pub(crate) fn write_pattern(&self, device: &Device) -> CudaResult<()> {
+        let value = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 16) % 2048) as f32 / 2048.0 - 0.5;
+        let pattern: Vec<f32> = (0..self.span().min(1 << 24)).map(value).collect();
+        let narrow: Vec<half::bf16> = pattern.iter().map(|&v| half::bf16::from_f32(v)).collect();
+        for from in (0..self.span()).step_by(pattern.len().max(1)) {
+            let cols = pattern.len().min(self.span() - from);
+            let at = self.at + from * self.dtype.bytes();
+            let part = Self { at, rows: 1, cols, stride: cols, ..self.clone() };
+            match self.dtype {
+                Dtype::Bf16 => part.write(device, &narrow[..cols])?,
+                _ => part.write(device, &pattern[..cols])?,
+            }
+        }
+        Ok(())
+    }
+
     fn check_host<T>(&self, found: usize) -> CudaResult<()> {
         let expected = self.rows * self.cols;
         if found == expected && self.span() == expected && size_of::<T>() == self.dtype.bytes() {

@@ -71,7 +71,7 @@ pub fn update(device: &Device, p: Parameters<'_>, rule: Rule<'_>) -> CudaResult<
     }
     let code = code(OP, p.tap_gradients)?;
     let defines = [("DTYPE", code), ("VEC", VEC as i64), ("COPY", i64::from(p.copy.is_some()))];
-    let kernel = |entry, blocks: usize, threads| Kernel { file: FILE, entry, defines: &defines, blocks: (blocks, 1), threads };
+    let kernel = |entry, blocks: usize, threads| Kernel { file: FILE, entry, defines: &defines, blocks: (blocks, 1), threads, shared: 0 };
     let (g, tap_g) = (p.gradients, p.tap_gradients);
     // SAFETY: the arguments of square_sums; sizes were checked above.
     unsafe {
@@ -111,7 +111,7 @@ pub fn cast(device: &Device, values: &Tensor, copy: &Tensor) -> CudaResult<()> {
     check_flat(OP, "values", values, n, Dtype::F32)?;
     let defines = [("DTYPE", code(OP, copy)?), ("VEC", VEC as i64), ("COPY", 1)];
     let blocks = (n.div_ceil(VEC).div_ceil(256), 1);
-    let kernel = Kernel { file: FILE, entry: "cast_params", defines: &defines, blocks, threads: 256 };
+    let kernel = Kernel { file: FILE, entry: "cast_params", defines: &defines, blocks, threads: 256, shared: 0 };
     // SAFETY: the arguments of cast_params; both rows have n elements, a multiple of 4.
     unsafe { kernel.launch(device, &mut [values.into(), copy.into(), n.into()]) }
 }

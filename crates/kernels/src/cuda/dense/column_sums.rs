@@ -16,7 +16,7 @@ pub fn column_sums(device: &Device, x: &Tensor, out: &Tensor, accumulate: bool, 
     check_flat(OP, "parts", parts, PARTS * x.cols, Dtype::F32)?;
     let defines = [("DTYPE", code(OP, x)?), ("VEC", 1), ("ACCUMULATE", 0)];
     let blocks = (x.cols.div_ceil(32), PARTS);
-    let kernel = Kernel { file: FILE, entry: "column_sums", defines: &defines, blocks, threads: 256 };
+    let kernel = Kernel { file: FILE, entry: "column_sums", defines: &defines, blocks, threads: 256, shared: 0 };
     let args: &mut [Arg] = &mut [x.into(), x.stride.into(), parts.into(), x.rows.into(), x.cols.into()];
     // SAFETY: the arguments of column_sums, of the shapes checked above.
     unsafe { kernel.launch(device, args)? };
@@ -39,7 +39,7 @@ pub(super) fn sum_rows(
     check_flat(OP, "parts", parts, count * width, Dtype::F32)?;
     let defines = [("DTYPE", 0), ("VEC", 1), ("ACCUMULATE", i64::from(accumulate))];
     let kernel =
-        Kernel { file: FILE, entry: "sum_rows", defines: &defines, blocks: (cols.div_ceil(32), 1), threads: 256 };
+        Kernel { file: FILE, entry: "sum_rows", defines: &defines, blocks: (cols.div_ceil(32), 1), threads: 256, shared: 0 };
     let first = Arg(parts.address() + (from * 4) as u64);
     let args = &mut [first, width.into(), out.into(), count.into(), cols.into()];
     // SAFETY: the arguments of sum_rows, of the shapes checked above.

@@ -100,7 +100,7 @@ pub fn embedding_backward(
     let vec = vector(&[dy], &[dy.cols]);
     let defines = [("DTYPE", code(OP, dy)?), ("VEC", vec as i64), ("ACCUMULATE", i64::from(accumulate))];
     let blocks = (dy.rows, dy.cols.div_ceil(128 * vec));
-    let kernel = Kernel { file: FILE, entry: "embed_bwd", defines: &defines, blocks, threads: 128 };
+    let kernel = Kernel { file: FILE, entry: "embed_bwd", defines: &defines, blocks, threads: 128, shared: 0 };
     let args: &mut [Arg] = &mut [
         dy.into(),
         dy.stride.into(),
@@ -186,7 +186,7 @@ unsafe fn over<const K: usize>(
 ) -> CudaResult<()> {
     let defines = [("DTYPE", code), ("VEC", vec as i64), ("ACCUMULATE", accumulate)];
     let blocks = ((rows * (cols / vec)).div_ceil(256), 1);
-    let kernel = Kernel { file: FILE, entry, defines: &defines, blocks, threads: 256 };
+    let kernel = Kernel { file: FILE, entry, defines: &defines, blocks, threads: 256, shared: 0 };
     // SAFETY: by the caller.
     unsafe { kernel.launch(device, &mut args) }
 }

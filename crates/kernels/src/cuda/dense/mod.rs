@@ -68,6 +68,8 @@ struct Kernel<'a> {
     defines: &'a [(&'static str, i64)],
     blocks: (usize, usize),
     threads: usize,
+    /// Bytes of dynamic shared memory.
+    shared: usize,
 }
 
 impl Kernel<'_> {
@@ -81,7 +83,7 @@ impl Kernel<'_> {
             })
         };
         let blocks = (size(self.blocks.0, "blocks")?, size(self.blocks.1, "blocks")?);
-        let grid = Grid { blocks, threads: (size(self.threads, "threads")?, 1), shared: 0 };
+        let grid = Grid { blocks, threads: (size(self.threads, "threads")?, 1), shared: size(self.shared, "shared")? };
         let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|a| std::ptr::from_mut(&mut a.0).cast()).collect();
         // SAFETY: by the caller; every argument is at most 8 bytes, at the start of its word.
         unsafe { device.launch(self.file, self.entry, &Defines::new(self.defines), grid, &mut pointers) }

@@ -11,7 +11,7 @@ fn each(device: &Device, op: &'static str, entry: &'static str, operands: &[(&st
     let vec = vector(&all, &[first.cols]);
     let defines = [("DTYPE", code(op, first)?), ("VEC", vec as i64)];
     let blocks = ((first.rows * (first.cols / vec)).div_ceil(256), 1);
-    let kernel = Kernel { file: "pointwise.cu", entry, defines: &defines, blocks, threads: 256 };
+    let kernel = Kernel { file: "pointwise.cu", entry, defines: &defines, blocks, threads: 256, shared: 0 };
     let mut args: Vec<Arg> = operands.iter().flat_map(|(_, t)| [Arg::from(*t), t.stride.into()]).collect();
     args.extend([Arg::from(first.rows), first.cols.into()]);
     // SAFETY: the arguments of every kernel of this file: matrices with their strides, then rows and columns.

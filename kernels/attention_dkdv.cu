@@ -19,7 +19,7 @@ __device__ __forceinline__ void hide(float (&s)[STREAM / 2], int hidden) {
             if (8 * i + (e & 1) < hidden + (e & 2) * 4) s[4 * i + e] = 0.f;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dkdv(const __grid_constant__ Attention p, const __grid_constant__ TensorMap k_map,
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dkdv(const __grid_constant__ Attention p, const __grid_constant__ TensorMap k_map,
         const __grid_constant__ TensorMap v_map, const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap do_map) {
     extern __shared__ unsigned char raw[];
     __shared__ u64 barriers[1 + 2 * STAGES];

@@ -19,7 +19,7 @@ __device__ __forceinline__ void hide(float (&s)[STREAM / 2], int seen) {
             if (8 * i + (e & 1) > seen + (e & 2) * 4) s[4 * i + e] = 0.f;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const __grid_constant__ Attention p, const __grid_constant__ TensorMap q_map,
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dq(const __grid_constant__ Attention p, const __grid_constant__ TensorMap q_map,
         const __grid_constant__ TensorMap do_map, const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map) {
     extern __shared__ unsigned char raw[];
     __shared__ u64 barriers[1 + 2 * STAGES];
@@ -96,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const __gr
         u32 packed[STREAM / 4];
         clear(dq);
         // One tile: s its scores, which are being computed, as do v^T are into ds; `next` those of the tile after it, if there are `more`.
-        const auto step = [&](float (&s)[STREAM / 2], float (&next)[STREAM / 2], bool diagonal, auto more) {
+        const auto step = [&](float (&s)[STREAM / 2], float (&next)[STREAM / 2], bool begun, auto more) {
             const u32 k = keys + turn.stage * STREAM_BYTES;
             const int before = turn.stage == 0 ? STAGES - 1 : turn.stage - 1;
             Turn ahead = turn;
@@ -104,7 +104,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const __gr
             // In flight, oldest first: s and dq of the tile before, in either order, and ds.
             products_wait<1>();
             pin(s);
-            if (!diagonal && speaks) barrier_arrive(free + 8 * before);
+            if (begun && speaks) barrier_arrive(free + 8 * before);
             if constexpr (more.value) {
                 barrier_wait(full + 8 * ahead.stage, ahead.parity);
                 products_begin();
@@ -113,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const __gr
             }
 #pragma unroll
             for (int i = 0; i < STREAM / 2; i++) s[i] = exp2_fast(fmaf(s[i], scale, -lse[i / 2 & 1]));
-            if (diagonal) hide(s, first_query + row - j * STREAM);
+            if ((j + 1) * STREAM > first_query + 1) hide(s, first_query + row - j * STREAM);
             products_wait<more.value>();
             pin(ds);
 #pragma unroll
@@ -135,17 +135,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_dq(const __gr
         products_commit();
         multiply_rows(ds, d_o, values + turn.stage * STREAM_BYTES);
         products_commit();
-        for (bool diagonal = true;; diagonal = false) {
+        for (bool begun = false;; begun = true) {
             if (j == 0) {
-                step(scores[0], scores[1], diagonal, Flag<false>());
+                step(scores[0], scores[1], begun, Flag<false>());
                 break;
             }
-            step(scores[0], scores[1], diagonal, Flag<true>());
+            step(scores[0], scores[1], begun, Flag<true>());
             if (--j == 0) {
-                step(scores[1], scores[0], false, Flag<false>());
+                step(scores[1], scores[0], true, Flag<false>());
                 break;
             }
-            step(scores[1], scores[0], false, Flag<true>());
+            step(scores[1], scores[0], true, Flag<true>());
             j--;
         }
         products_wait<0>();

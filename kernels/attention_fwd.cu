@@ -8,6 +8,8 @@
 // 1024 + CONSUMERS OWN_BYTES + 2 STAGES STREAM_BYTES.
 #include "attention_hopper.cuh"
 
+static_assert(STREAM >= 64, "a warpgroup's queries end in one tile of keys, the only one that needs a mask");
+
 // A thread's two rows of the running softmax.
 struct Softmax {
     float top[2], total[2];
@@ -49,7 +51,7 @@ __device__ __forceinline__ void mask(float (&s)[STREAM / 2], int first_query, in
             if (8 * i + (e & 1) > seen + (e & 2) * 4) s[4 * i + e] = -INFINITY;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_fwd(const __grid_constant__ Attention p, const __grid_constant__ TensorMap q_map,
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_fwd(const __grid_constant__ Attention p, const __grid_constant__ TensorMap q_map,
         const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map) {
     extern __shared__ unsigned char raw[];
     __shared__ u64 barriers[1 + 4 * STAGES];

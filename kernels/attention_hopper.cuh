@@ -1,7 +1,7 @@
 // What the Hopper attention kernels share: products over whole tiles, masks, rows written out.
 //
 // Further defines: CONSUMERS = warpgroups that compute, 2 or 3, each 64 rows of the block; STREAM = rows of a streamed tile, 32, 64
-// or 128; STAGES = streamed tiles in flight. Warpgroup 0 copies. HEAD is 16, 32, 64 or 128; bf16; addresses and rows are 16-byte aligned.
+// or 128; STAGES = streamed tiles in flight; BLOCKS = blocks of a multiprocessor, 1 or 2. Warpgroup 0 copies. HEAD is 16, 32, 64 or 128; bf16; addresses and rows are 16-byte aligned.
 #pragma once
 #include "attention.cuh"
 #include "hopper.cuh"
@@ -9,7 +9,8 @@
 constexpr int ROWS = 64 * CONSUMERS, THREADS = 128 * (CONSUMERS + 1);
 constexpr int BOX = STREAM < 64 ? STREAM : 64;
 constexpr int OWN_BYTES = 64 * HEAD * 2, STREAM_BYTES = STREAM * HEAD * 2;
-constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 24 : 32, CONSUMER_REGISTERS = CONSUMERS == 2 ? 240 : 160;
+constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 24 : 32, CONSUMER_REGISTERS = BLOCKS == 2 ? 104 : CONSUMERS == 2 ? 240 : 160;
+static_assert(CONSUMERS == 2 || CONSUMERS == 3 && BLOCKS == 1, "registers of a multiprocessor");
 constexpr float LOG2E = 1.4426950408889634f;
 
 // The same in all lanes, as the compiler must know to leave products in flight.

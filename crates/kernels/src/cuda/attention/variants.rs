@@ -13,7 +13,7 @@ pub fn variants() -> Vec<Variant> {
     for packed in [false, true] {
         for (head, len) in [16, 32, 64, 128].into_iter().flat_map(|head| [(head, 128), (head, 4096)]) {
             for (file, cut) in [
-                (hopper::FORWARD, Cut::forward(len)),
+                (hopper::FORWARD, Cut::forward(head, len)),
                 (hopper::DQ, Cut::dq(head, len)),
                 (hopper::DKDV, Cut::dkdv(head)),
             ] {

@@ -8,6 +8,7 @@ mod batch;
 mod cpu;
 mod cuda;
 mod error;
+mod flops;
 mod op;
 mod optim;
 mod params;

@@ -30,6 +30,9 @@ pub struct Args {
     /// The folder of the run's files [default: out/ITEM.SCALE]
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
+    /// The folder of prepared texts, for rows that read any [default: the environment's DYNCONV_DATA]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
     /// Keep the rows already finished in the --out folder and go on
     #[arg(long)]
     pub resume: bool,
@@ -169,18 +172,20 @@ mod tests {
         let args = parsed(&[]).unwrap();
         assert_eq!((args.scale, args.device, args.seeds, args.rows), (None, DeviceArg::Auto, None, None));
         assert_eq!((args.format, args.out, args.time_budget, args.threads), (Format::Text, None, None, None));
+        assert_eq!(args.data, None);
         assert!(!(args.recorded || args.resume || args.print_config || args.list || args.quiet || args.verbose));
     }
 
     #[test]
     fn every_flag_parses() {
-        let flags = "--scale small --device cuda:1 --seeds 3 --rows a,b --format json --out o --resume \
+        let flags = "--scale small --device cuda:1 --seeds 3 --rows a,b --format json --out o --data d --resume \
                      --time-budget 1.5h --threads 2 -v";
         let args = parsed(&flags.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(args.scale.as_deref(), Some("small"));
         assert_eq!((args.device, args.seeds), (DeviceArg::Cuda(1), Some(vec![0, 1, 2])));
         assert_eq!(args.rows, Some(vec!["a".to_string(), "b".to_string()]));
         assert_eq!((args.format, args.time_budget), (Format::Json, Some(Duration::from_secs(5400))));
+        assert_eq!(args.data, Some("d".into()));
         assert!(args.resume && args.verbose && args.threads == Some(2));
         for flags in [["--recorded", "-q"], ["--print-config", "--list"]] {
             assert!(parsed(&flags).is_ok());

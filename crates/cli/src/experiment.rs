@@ -64,6 +64,8 @@ pub struct RowContext<'a> {
     pub threads: usize,
     /// A folder for checkpoints of its own; prefix their names with the row's id.
     pub out: &'a Path,
+    /// The folder of prepared texts, if one is named.
+    pub data: Option<&'a Path>,
     /// Whether to go on from such checkpoints.
     pub resume: bool,
     /// When to stop: save a checkpoint and return [`Error::stopped`].

@@ -9,8 +9,11 @@ use report::measured::{Measured, Metric};
 use report::plan::Row;
 use report::record::{Device, RowRecord, Run, RunRecord, SCHEMA, Source, split};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Names the folder of prepared texts where `--data` does not.
+const DATA_VARIABLE: &str = "DYNCONV_DATA";
 
 /// Where and from which source rows are measured.
 pub(crate) struct Place<'a> {
@@ -36,6 +39,7 @@ impl Session<'_> {
     /// Measures the rows that `state` lacks, each pushed to it when finished.
     pub(crate) fn measure_all(&self, rows: &[Row], place: &Place, state: &mut State) -> Result<End, Error> {
         let device = place.device;
+        let data = self.args.data.clone().or_else(|| std::env::var_os(DATA_VARIABLE).map(PathBuf::from));
         let deadline = self.args.time_budget.map(|budget| self.started + budget);
         for (index, row) in rows.iter().enumerate() {
             let label = format!("[{}/{}] {}", index + 1, rows.len(), row.id);
@@ -62,6 +66,7 @@ impl Session<'_> {
                 device,
                 threads: place.threads,
                 out: place.out,
+                data: data.as_deref(),
                 resume: self.args.resume,
                 deadline,
                 progress: &progress,

@@ -75,6 +75,11 @@ impl Progress {
         }
     }
 
+    /// A line that even those who asked for quiet must see: something broke, and the run goes on without it.
+    pub fn warn(&self, text: &str) {
+        self.above(&format!("{}: {text}", self.label));
+    }
+
     /// Ends the bar and writes the row's last line.
     pub(crate) fn finish(&self, result: &str) {
         if let Some(bar) = &self.bar {

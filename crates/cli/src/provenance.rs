@@ -67,7 +67,7 @@ fn git(args: &[&str]) -> Option<String> {
 }
 
 /// Flags that change no number: with a value, and without.
-const WITH_VALUE: [&str; 3] = ["--out", "--time-budget", "--format"];
+const WITH_VALUE: [&str; 4] = ["--out", "--time-budget", "--format", "--data"];
 const ALONE: [&str; 5] = ["--resume", "--quiet", "-q", "--verbose", "-v"];
 
 /// The command that measures the same again: the package, and the flags that change a number.

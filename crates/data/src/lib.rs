@@ -1,4 +1,4 @@
-//! Associative-recall tasks and token data; every generator takes a seed.
+//! Associative-recall tasks and text as tokens; every generator takes a seed. Text: see [`text`].
 //!
 //! [`Task`] is one recall task with its typed settings; [`accuracy`] and [`macro_accuracy`] score it. An example is a
 //! pure function of (task, seed, split, index), so a run resumes at any step without state:
@@ -18,6 +18,7 @@ mod error;
 mod example;
 mod recall;
 mod score;
+pub mod text;
 
 pub use error::{Error, Result};
 pub use example::{Example, IGNORE, Split};

@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use backend::{AdamW, Backend, Batch, CpuBackend, Params, State};
-use model::{Conv, ConvKind, Mlp, Norm, Positions, Transformer};
+use model::{Conv, ConvKind, Mlp, Moe, Norm, Positions, Transformer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -49,12 +49,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-const MODELS: [&str; 5] = ["gpt", "recall-none", "recall-static", "recall-headwise", "recall-lowrank"];
+const MODELS: [&str; 7] =
+    ["gpt", "moe", "moe-many", "recall-none", "recall-static", "recall-headwise", "recall-lowrank"];
 
 /// Batch, length and model of a name; the sizes are those of the peer script.
 fn model(name: &str) -> Option<(usize, usize, Transformer)> {
     let kind = match name {
-        "gpt" | "recall-none" => ConvKind::None,
+        "gpt" | "moe" | "moe-many" | "recall-none" => ConvKind::None,
         "recall-static" => ConvKind::Static,
         "recall-headwise" => ConvKind::HeadWise,
         "recall-lowrank" => ConvKind::LowRank,
@@ -77,8 +78,18 @@ fn model(name: &str) -> Option<(usize, usize, Transformer)> {
         init_std: 0.02,
         depth_scaled_init: true,
     };
-    if name != "gpt" {
+    if name.starts_with("recall") {
         return Some((32, 64, recall));
+    }
+    if name != "gpt" {
+        let (experts, top_k, ffn, shared_ffn) = if name == "moe" { (8, 2, 512, 256) } else { (64, 8, 64, 256) };
+        let (renormalize, aux_weight, z_weight, loss_free_gamma) = (true, 0.01, 0.001, 0.0);
+        let moe = Moe { experts, top_k, ffn, shared_ffn, renormalize, aux_weight, z_weight, loss_free_gamma };
+        return Some((
+            8,
+            256,
+            Transformer { vocab: 1024, d_model: 256, layers: 4, heads: 4, mlp: Mlp::Moe(moe), ..recall },
+        ));
     }
     let gpt = Transformer {
         vocab: 1024,

@@ -34,14 +34,6 @@ pub enum Error {
         /// Why.
         source: Box<train::Error>,
     },
-    /// No thread could be started.
-    #[error("{threads} threads: {what}; lower --threads")]
-    Threads {
-        /// How many were asked for.
-        threads: usize,
-        /// What the system said.
-        what: String,
-    },
 }
 
 /// The result of checking or measuring a row.

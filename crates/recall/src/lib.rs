@@ -15,6 +15,6 @@ mod source;
 
 pub use error::{Error, Result};
 pub use experiment::Figure;
-pub use measure::{Device, Event, Measured, Options, What, measure};
+pub use measure::{Measured, measure};
 pub use row::{Grid, Row, Score, Trial};
 pub use source::TaskSource;

@@ -1,94 +1,9 @@
 //! Trains a row over its seeds and reads off what it measured.
 
-use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use backend::{Backend, CpuBackend};
-use reference::DfdxBackend;
 use report::measured::Metric;
-use serde_json::json;
-use train::{Checkpoint, End, Evaluation, Log, Outcome, Progress, Run};
+use train::{End, Event, Job, Options, Outcome, forget, train_all};
 
-use crate::{Error, Result, Row, Score, TaskSource, Trial};
-
-/// Time between two checkpoints of a run.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
-
-/// What runs the tapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// Our kernels on the CPU.
-    Cpu,
-    /// dfdx in f32: the slow oracle.
-    Dfdx,
-}
-
-impl Device {
-    fn backend(self) -> Box<dyn Backend> {
-        match self {
-            Self::Cpu => Box::new(CpuBackend::new()),
-            Self::Dfdx => Box::new(DfdxBackend::<f32>::new()),
-        }
-    }
-}
-
-/// How to measure, none of which changes the numbers of a CPU run.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// What runs the tapes.
-    pub device: Device,
-    /// Threads in all.
-    pub threads: usize,
-    /// Folder for checkpoints; none are kept if absent.
-    pub out: Option<PathBuf>,
-    /// Whether to go on from the checkpoints in `out`.
-    pub resume: bool,
-    /// When to stop.
-    pub deadline: Option<Instant>,
-}
-
-/// What happens while a row is measured. Seeds run side by side, so their events interleave.
-#[derive(Debug, Clone, Copy)]
-pub struct Event<'a> {
-    /// Which of the row's runs, from 0.
-    pub run: usize,
-    /// How many runs the row has: seeds times trials.
-    pub runs: usize,
-    /// The run's seed.
-    pub seed: u64,
-    /// What happened.
-    pub what: What<'a>,
-}
-
-/// What happened to a run.
-#[derive(Debug, Clone, Copy)]
-pub enum What<'a> {
-    /// A step was made.
-    Step {
-        /// The step, counted from 1.
-        step: u64,
-        /// Steps of the whole run.
-        steps: u64,
-        /// The step's loss.
-        loss: f32,
-        /// Training tokens a second since this process took the run up.
-        tokens_per_second: f64,
-    },
-    /// It was evaluated.
-    Evaluated {
-        /// After this step.
-        step: u64,
-        /// What that found.
-        evaluation: &'a Evaluation,
-    },
-    /// Its loss or gradient is no longer finite; its metrics are NaN.
-    Diverged {
-        /// Where, and what to try.
-        error: &'a train::Error,
-    },
-}
+use crate::{Error, Result, Row, Score, TaskSource};
 
 /// What a row measured.
 #[derive(Debug, Clone, Default)]
@@ -120,14 +35,28 @@ pub fn measure(
 ) -> Result<Measured> {
     row.check()?;
     let trials = row.trials()?;
-    let jobs: Vec<(u64, usize)> = seeds.iter().flat_map(|&seed| (0..trials.len()).map(move |t| (seed, t))).collect();
-    let place = |run: usize| {
-        let (seed, trial) = jobs[run];
-        Place { id, seed, trial, trials: trials.len(), run, runs: jobs.len() }
-    };
-    let outcomes = side_by_side(jobs.len(), options.threads.max(1), |job| {
-        let place = place(job);
-        one(&place, &trials[place.trial], options, listen)
+    let places: Vec<(u64, usize)> = seeds.iter().flat_map(|&seed| (0..trials.len()).map(move |t| (seed, t))).collect();
+    let parts: Vec<_> = places
+        .iter()
+        .map(|&(seed, trial)| {
+            let Row { task, model, .. } = &trials[trial].row;
+            let record = move |batch, len| model.record(batch, len);
+            (record, TaskSource { task: task.clone(), seed })
+        })
+        .collect();
+    let jobs = places.iter().zip(&parts).map(|(&(seed, trial), (record, source))| {
+        let row = &trials[trial].row;
+        // `varkey.none.seed-0`, `mad-fuzzy.none.seed-0.trial-12`.
+        let suffix = if trials.len() > 1 { format!(".trial-{}", trial + 1) } else { String::new() };
+        let run = serde_json::to_value(row).unwrap_or_default();
+        Job { name: format!("{id}.seed-{seed}{suffix}"), seed, run, record, source, config: &row.train }
+    });
+    let jobs: Vec<Job<'_>> = jobs.collect();
+    let outcomes = train_all(&jobs, options, listen).map_err(|(job, source)| {
+        let (seed, trial) = places[job];
+        let name = &trials[trial].name;
+        let trial = if name.is_empty() { String::new() } else { format!(", {name}") };
+        Error::Run { row: id.into(), seed, trial, source: source.into() }
     })?;
 
     let mut measured = Measured { complete: true, ..Measured::default() };
@@ -141,116 +70,9 @@ pub fn measure(
         }
     }
     if measured.complete {
-        let paths = (0..jobs.len()).filter_map(|job| place(job).path(options));
-        paths.into_iter().try_for_each(|path| train::remove(&path))?;
+        forget(&jobs, options)?;
     }
     Ok(measured)
-}
-
-/// Runs `jobs` calls with `threads` threads and returns their results in order: single-threaded ones side by side,
-/// and those left over after a multiple of `threads` with the threads shared out among them. An error stops the calls
-/// not yet begun; of several the first in order is returned.
-fn side_by_side<T: Send>(jobs: usize, threads: usize, call: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
-    let results: Vec<Mutex<Option<Result<T>>>> = (0..jobs).map(|_| Mutex::new(None)).collect();
-    let failed = AtomicBool::new(false);
-    let even = jobs - jobs % threads;
-    for (first, end) in [(0, even), (even, jobs)] {
-        let workers = threads.min(end - first);
-        let next = AtomicUsize::new(first);
-        std::thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads / workers).build();
-                    while !failed.load(Ordering::Relaxed) {
-                        let job = next.fetch_add(1, Ordering::Relaxed);
-                        if job >= end {
-                            break;
-                        }
-                        let result = match &pool {
-                            Ok(pool) => pool.install(|| call(job)),
-                            Err(e) => Err(Error::Threads { threads, what: e.to_string() }),
-                        };
-                        failed.fetch_or(result.is_err(), Ordering::Relaxed);
-                        if let Ok(mut slot) = results[job].lock() {
-                            *slot = Some(result);
-                        }
-                    }
-                });
-            }
-        });
-    }
-    let results = results.into_iter().filter_map(|slot| slot.into_inner().ok().flatten());
-    results.collect()
-}
-
-/// Which of a row's runs.
-struct Place<'a> {
-    id: &'a str,
-    seed: u64,
-    trial: usize,
-    trials: usize,
-    run: usize,
-    runs: usize,
-}
-
-impl Place<'_> {
-    /// `varkey.none.seed-0.safetensors`, `mad-fuzzy.none.seed-0.trial-12.safetensors`.
-    fn path(&self, options: &Options) -> Option<PathBuf> {
-        let trial = if self.trials > 1 { format!(".trial-{}", self.trial + 1) } else { String::new() };
-        let name = format!("{}.seed-{}{trial}.safetensors", self.id, self.seed);
-        options.out.as_ref().map(|folder| folder.join(name))
-    }
-
-    fn event<'e>(&self, what: What<'e>) -> Event<'e> {
-        Event { run: self.run, runs: self.runs, seed: self.seed, what }
-    }
-}
-
-/// One training. One that diverged ends at that step with NaN as its evaluation.
-fn one(place: &Place<'_>, trial: &Trial, options: &Options, listen: &(dyn Fn(Event<'_>) + Sync)) -> Result<Outcome> {
-    let Row { task, model, train, .. } = &trial.row;
-    let checkpoint = place.path(options).map(|path| Checkpoint {
-        path,
-        every: CHECKPOINT_EVERY,
-        resume: options.resume,
-        run: json!({ "row": trial.row, "seed": place.seed, "device": format!("{:?}", options.device) }),
-    });
-    let source = TaskSource { task: task.clone(), seed: place.seed };
-    let mut teller = Teller { place, steps: train.steps, listen };
-    let run = Run { seed: place.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
-    let record = |batch, len| model.record(batch, len);
-    match train::train(&mut *options.device.backend(), &record, &source, train, run) {
-        Ok(outcome) => Ok(outcome),
-        Err(error @ train::Error::Diverged { step, .. }) => {
-            listen(place.event(What::Diverged { error: &error }));
-            let nan = |metric| train::Point { step, metric, value: f64::NAN };
-            let points = [train::Metric::Accuracy, train::Metric::MacroAccuracy, train::Metric::EvalLoss].map(nan);
-            Ok(Outcome { log: Log { points: points.into() }, step, end: End::Steps, tokens_per_second: None })
-        }
-        Err(source) => Err(Error::Run {
-            row: place.id.into(),
-            seed: place.seed,
-            trial: if trial.name.is_empty() { String::new() } else { format!(", {}", trial.name) },
-            source: source.into(),
-        }),
-    }
-}
-
-/// Passes a run's progress on.
-struct Teller<'a> {
-    place: &'a Place<'a>,
-    steps: u64,
-    listen: &'a (dyn Fn(Event<'_>) + Sync),
-}
-
-impl Progress for Teller<'_> {
-    fn step(&mut self, step: u64, loss: f32, tokens_per_second: f64) {
-        (self.listen)(self.place.event(What::Step { step, steps: self.steps, loss, tokens_per_second }));
-    }
-
-    fn evaluated(&mut self, step: u64, evaluation: &Evaluation) {
-        (self.listen)(self.place.event(What::Evaluated { step, evaluation }));
-    }
 }
 
 fn score(row: &Row) -> train::Metric {

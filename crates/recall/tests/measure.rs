@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use recall::{Device, Event, Measured, Options, Row, What, measure};
+use recall::{Measured, Row, measure};
 use report::measured::{self, Metric};
 use serde_json::{Value, json};
+use train::{Device, Event, Options, What};
 
 /// A small row with a partial row laid over it.
 fn row(change: Value) -> Row {

@@ -194,7 +194,7 @@ macro_rules! embedded {
         )),*];
     };
 }
-embedded!("table-1", "table-2", "table-3", "table-4", "figure-recall", "figure-scaling", "setup");
+embedded!("table-1", "table-2", "table-3", "table-4", "figure-recall", "figure-scaling", "nanogpt", "setup");
 
 /// The item of that id, from the embedded files.
 pub fn item(id: &str) -> Result<Item, Error> {

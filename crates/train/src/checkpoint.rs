@@ -98,22 +98,8 @@ pub fn save(path: &Path, state: &State, log: &Log, run: &Value) -> Result<()> {
 pub fn load(path: &Path, specs: &Arc<[ParamSpec]>, run: &Value) -> Result<(State, Log)> {
     let refuse = |what: String, remedy| Error::Checkpoint { path: path.into(), what, remedy };
     let damaged = |what: String| refuse(what, DAMAGED);
-    let bytes = fs::read(path).map_err(|e| refuse(format!("cannot be read: {e}"), "check the path"))?;
-    let header = |e| damaged(format!("the header is damaged or the file cut short ({e:?}), {} bytes", bytes.len()));
-    let (_, head) = SafeTensors::read_metadata(&bytes).map_err(header)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(header)?;
-
-    let meta = head.metadata().as_ref().and_then(|m| m.get(KEY));
-    let meta = meta.ok_or_else(|| refuse(format!("no metadata field {KEY:?}"), "give a file that training wrote"))?;
-    let meta = match meta.split_once(' ') {
-        Some((sum, json)) if sum == sha256(json.as_bytes()) => json,
-        _ => return Err(damaged(format!("metadata field {KEY:?} does not match its sha-256"))),
-    };
-    let meta: Meta = serde_json::from_str(meta).map_err(|e| damaged(format!("metadata field {KEY:?}: {e}")))?;
-    if meta.format != FORMAT {
-        let what = format!("field format is {}, this program reads {FORMAT}", meta.format);
-        return Err(refuse(what, "use the version that wrote it"));
-    }
+    let bytes = read_file(path)?;
+    let (file, meta) = parse(path, &bytes)?;
     // Through text, as the stored one came: a float's last bit may differ otherwise.
     let run = serde_json::from_str(&run.to_string()).map_err(|e| damaged(e.to_string()))?;
     if let Some(what) = difference("run", &meta.run, &run) {
@@ -152,6 +138,42 @@ pub fn load(path: &Path, specs: &Arc<[ParamSpec]>, run: &Value) -> Result<(State
         return Err(refuse(what, OTHER_RUN));
     }
     Ok((state, log))
+}
+
+/// What makes the run of a checkpoint what it is: the `run` it was saved with.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if there is no such file, it is cut short, or its header is damaged.
+pub fn stored_run(path: &Path) -> Result<Value> {
+    Ok(parse(path, &read_file(path)?)?.1.run)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| {
+        let what = format!("cannot be read: {e}");
+        Error::Checkpoint { path: path.into(), what, remedy: "check the path" }
+    })
+}
+
+/// The tensors and the metadata, both still to be compared with what is asked for.
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<(SafeTensors<'a>, Meta)> {
+    let refuse = |what: String, remedy| Error::Checkpoint { path: path.into(), what, remedy };
+    let damaged = |what: String| refuse(what, DAMAGED);
+    let header = |e| damaged(format!("the header is damaged or the file cut short ({e:?}), {} bytes", bytes.len()));
+    let (_, head) = SafeTensors::read_metadata(bytes).map_err(header)?;
+    let file = SafeTensors::deserialize(bytes).map_err(header)?;
+    let meta = head.metadata().as_ref().and_then(|m| m.get(KEY));
+    let meta = meta.ok_or_else(|| refuse(format!("no metadata field {KEY:?}"), "give a file that training wrote"))?;
+    let meta = match meta.split_once(' ') {
+        Some((sum, json)) if sum == sha256(json.as_bytes()) => json,
+        _ => return Err(damaged(format!("metadata field {KEY:?} does not match its sha-256"))),
+    };
+    let meta: Meta = serde_json::from_str(meta).map_err(|e| damaged(format!("metadata field {KEY:?}: {e}")))?;
+    if meta.format != FORMAT {
+        let what = format!("field format is {}, this program reads {FORMAT}", meta.format);
+        return Err(refuse(what, "use the version that wrote it"));
+    }
+    Ok((file, meta))
 }
 
 /// Removes the checkpoint at `path`, if there is one, and what writes cut short have left beside it.
@@ -262,6 +284,7 @@ mod tests {
         };
         assert_eq!(bits(&again), bits(&state));
         assert_eq!((again.step, log_again), (17, log.clone()));
+        assert_eq!(stored_run(&path).unwrap()["seed"], 3);
         // The same content is the same file, and nothing else is left beside it.
         let first = fs::read(&path).unwrap();
         save(&path, &state, &log, &run).unwrap();

@@ -35,10 +35,18 @@ pub enum Error {
         loss: f32,
         /// The global gradient norm of the step, NaN if it was not reached.
         grad_norm: f32,
-        /// How many parameters and gradients are not finite, and the largest of the others by root mean square.
+        /// How many parameters and gradients are not finite, and the largest of the others by norm.
         tensors: String,
         /// What to try.
         hint: String,
+    },
+    /// No thread could be started.
+    #[error("{threads} threads: {what}; lower --threads")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the system said.
+        what: String,
     },
     /// A checkpoint is damaged, is another run's, or could not be written or read.
     #[error("checkpoint {}: {what}; {remedy}", path.display())]

@@ -62,6 +62,8 @@ pub enum End {
     EarlyStop,
     /// The deadline passed; the run can be resumed.
     Deadline,
+    /// The loss or the gradient stopped being finite; only [`crate::train_all`] ends so.
+    Diverged,
 }
 
 /// A run as it ended.
@@ -178,8 +180,8 @@ fn diverged(backend: &mut dyn Backend, config: &TrainConfig, step: u64, [loss, g
     for (kind, params) in [("", backend.state()?.params), (" (gradient)", backend.read_gradients()?)] {
         for (spec, values) in params.specs.iter().zip(&params.values) {
             let square: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-            let (rms, name) = ((square / values.len() as f64).sqrt(), format!("{}{kind}", spec.name));
-            if rms.is_finite() { finite.push((rms, name)) } else { broken.push(name) }
+            let (norm, name) = (square.sqrt(), format!("{}{kind}", spec.name));
+            if norm.is_finite() { finite.push((norm, values.len(), name)) } else { broken.push(name) }
         }
     }
     finite.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -187,7 +189,12 @@ fn diverged(backend: &mut dyn Backend, config: &TrainConfig, step: u64, [loss, g
         [] => "every tensor is finite".to_string(),
         [first, ..] => format!("{} of {} tensors are not, {first} first", broken.len(), broken.len() + finite.len()),
     }];
-    tensors.extend(finite.iter().take(3).map(|(rms, name)| format!("{name} has rms {rms:.3e}")));
+    tensors.extend(
+        finite
+            .iter()
+            .take(3)
+            .map(|(norm, len, name)| format!("{name} has norm {norm:.3e}, rms {:.3e}", norm / (*len as f64).sqrt())),
+    );
     let lr = config.lr_at(step);
     let clip = if config.clip == 0.0 { "set train.clip to 1" } else { "lower train.clip" };
     let hint = format!("lower train.lr ({lr:.2e} at this step), lengthen train.warmup ({}), or {clip}", config.warmup);

@@ -83,6 +83,11 @@ impl Decoder {
         self.position
     }
 
+    /// Number of logits.
+    pub fn vocab(&self) -> usize {
+        self.tape.logits().map_or(0, |logits| self.tape.cols(logits))
+    }
+
     /// Forgets the sequences.
     pub fn restart(&mut self) {
         let (tape, batch) = (&self.tape, self.tape.batch());

@@ -56,3 +56,46 @@ impl Tape {
         self.parameter_count() - self.ops.iter().map(idle).sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 3 experts of 2 on 4 columns, 2 to a token.
+    fn record(change: impl Fn(&mut Tape, &mut Moe)) -> Result<Tape> {
+        let mut t = Tape::new(1, 5)?;
+        let mut matrix = |name: &str, rows: usize, cols: usize| t.param(name, &[rows, cols], Init::Zeros, true);
+        let (table, router) = (matrix("table", 7, 4)?, matrix("router", 3, 4)?);
+        let (gate, up, down) = (matrix("gate", 6, 4)?, matrix("up", 6, 4)?, matrix("down", 12, 2)?);
+        let x = t.embedding(table)?;
+        let logits = t.linear(x, router, None, None)?;
+        let bias = Some(t.balance("bias", 3, 0.1)?);
+        let (renormalize, aux_weight, z_weight) = (true, 0.0, 0.0);
+        let mut moe = Moe { x, logits, gate, up, down, bias, top_k: 2, renormalize, aux_weight, z_weight };
+        change(&mut t, &mut moe);
+        t.moe(moe)?;
+        Ok(t)
+    }
+
+    #[test]
+    fn a_token_meets_its_experts_alone() {
+        let tape = record(|_, _| ()).unwrap();
+        assert_eq!(tape.parameter_count(), 7 * 4 + 3 * 4 + 3 * 24);
+        assert_eq!(tape.active_parameter_count(), 7 * 4 + 3 * 4 + 2 * 24);
+    }
+
+    #[test]
+    fn experts_that_do_not_fit_are_refused() {
+        let refused = |change: &dyn Fn(&mut Tape, &mut Moe)| record(change).unwrap_err().to_string();
+        let message = refused(&|_, moe| moe.top_k = 4);
+        assert_eq!(message, "moe: top_k 4 is out of range 1..=3; choose at most as many experts as there are");
+        let message = refused(&|_, moe| moe.down = moe.gate);
+        assert_eq!(message, "moe: rows of down and E * D differ: 6 and 12; make them equal");
+        let message = refused(&|t, moe| moe.up = t.param("wide", &[6, 5], Init::Zeros, true).unwrap());
+        assert_eq!(message, "moe: columns of gate or up and of x differ: 5 and 4; make them equal");
+        let message = refused(&|t, moe| moe.bias = Some(t.balance("long", 4, 0.1).unwrap()));
+        assert_eq!(message, "moe: elements of the bias and experts differ: 4 and 3; make them equal");
+        let message = refused(&|t, moe| moe.bias = Some(t.param("trained", &[3], Init::Zeros, false).unwrap()));
+        assert_eq!(message, "moe: bias trained would be trained; declare it with Tape::balance");
+    }
+}

@@ -10,7 +10,7 @@ mod queries;
 mod sampling;
 mod selective_copying;
 mod selective_key_mqar;
-mod stream;
+pub(crate) mod stream;
 mod task;
 mod variable_key_mqar;
 

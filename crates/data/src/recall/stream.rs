@@ -17,6 +17,8 @@ pub(crate) enum Purpose {
     Epoch = 3,
     /// A map that all examples of a seed share.
     Map = 4,
+    /// Where the windows of an epoch of text begin; the index is the epoch.
+    Offset = 5,
 }
 
 impl From<Split> for Purpose {
@@ -53,16 +55,16 @@ mod tests {
 
     #[test]
     fn every_key_and_index_has_its_own_stream() {
-        use Purpose::{Epoch, Map, Test, Train};
+        use Purpose::{Epoch, Map, Offset, Test, Train};
         let mut firsts = Vec::new();
         for seed in [0, 1, u64::MAX] {
-            for purpose in [Train, Test, Epoch, Map] {
+            for purpose in [Train, Test, Epoch, Map, Offset] {
                 firsts.extend([0, 1, 1 << 40].map(|index| stream(seed, purpose, index).next_u64()));
             }
         }
         firsts.sort_unstable();
         firsts.dedup();
-        assert_eq!(firsts.len(), 36);
+        assert_eq!(firsts.len(), 45);
     }
 
     #[test]

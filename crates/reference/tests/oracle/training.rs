@@ -6,8 +6,8 @@ use reference::DfdxBackend;
 
 use crate::common::{VOCAB, conv, experts, random_batch, tiny};
 
-/// The losses of 20 steps from the initial values of seed 9, each on a batch of its own, with clipping and decay at work.
-fn losses(on: &mut dyn Backend, model: &Transformer) -> Vec<f32> {
+/// The losses and the state after 20 steps from the initial values of seed 9, each on a batch of its own, with clipping and decay at work.
+fn train(on: &mut dyn Backend, model: &Transformer) -> (Vec<f32>, State) {
     let tape = model.record(2, 16).unwrap();
     let rule = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 0.5 };
     on.load(State::new(Params::init(tape.specs(), 9))).unwrap();
@@ -18,7 +18,7 @@ fn losses(on: &mut dyn Backend, model: &Transformer) -> Vec<f32> {
         let norm = on.update(&rule).unwrap();
         assert!(norm.is_finite() && norm > 0.0);
     }
-    losses
+    (losses, on.state().unwrap())
 }
 
 fn check(one: &mut dyn Backend, other: &mut dyn Backend) {
@@ -26,7 +26,14 @@ fn check(one: &mut dyn Backend, other: &mut dyn Backend) {
     let models = kinds.map(|kind| (kind, tiny())).into_iter().chain([(ConvKind::LowRank, experts(0.1))]);
     for (kind, base) in models {
         let model = Transformer { conv: conv(kind, 4, true), ..base };
-        let (a, b) = (losses(one, &model), losses(other, &model));
+        let ((a, after), (b, other_after)) = (train(one, &model), train(other, &model));
+        for (i, spec) in after.params.specs.iter().enumerate().filter(|(_, spec)| spec.balance.is_some()) {
+            // Moved by its own rule: steps of 0.01 around a mean of 0, the same on both.
+            let bias = &after.params.values[i];
+            assert!(bias.iter().any(|&b| b.abs() > 0.005) && bias.iter().sum::<f32>().abs() < 1e-6, "{bias:?}");
+            assert_eq!(bias, &other_after.params.values[i], "{}", spec.name);
+            assert!(after.m.values[i].iter().chain(&after.v.values[i]).all(|&m| m == 0.0), "{}", spec.name);
+        }
         assert!(a[19] < 0.8 * a[0], "{kind:?}: {} learns nothing: {a:?}", one.name());
         for (step, (a, b)) in a.iter().zip(&b).enumerate() {
             let apart = (a - b).abs();

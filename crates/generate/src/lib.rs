@@ -1,0 +1,51 @@
+//! Tokens from a checkpoint: decoding with sampling.
+//!
+//! [`open`] finds the model's configuration in the checkpoint itself; [`generate`] feeds a prompt token by token and
+//! draws what follows. Decoding gives the logits of the full pass, and a [`Sampler`] draws the same tokens from the
+//! same seed at any number of threads.
+
+mod checkpoint;
+mod error;
+mod sampler;
+
+pub use checkpoint::open;
+pub use error::{Error, Result};
+pub use sampler::Sampler;
+
+use std::ops::ControlFlow;
+
+use backend::Decoder;
+
+/// Feeds `prompt` and draws up to `tokens` more, each handed to `each` as soon as it is drawn, which may break off.
+///
+/// # Errors
+/// [`Error::Prompt`] at an empty prompt or an id outside of the vocabulary, [`Error::NotFinite`], [`Error::Backend`].
+pub fn generate(
+    decoder: &mut Decoder,
+    prompt: &[u32],
+    tokens: usize,
+    sampler: &mut Sampler,
+    each: &mut dyn FnMut(u32) -> ControlFlow<()>,
+) -> Result<()> {
+    let [first @ .., last] = prompt else {
+        return Err(Error::Prompt { what: "no token to start from".into(), remedy: "give at least one" });
+    };
+    let vocab = decoder.vocab();
+    if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab) {
+        let what = format!("id {id} in a vocabulary of {vocab}");
+        return Err(Error::Prompt { what, remedy: "use the tokenizer that the model was trained with" });
+    }
+    for &id in first {
+        decoder.step(&[id])?;
+    }
+    let mut id = *last;
+    for _ in 0..tokens {
+        let position = decoder.position();
+        let drawn = sampler.draw(decoder.step(&[id])?);
+        id = drawn.ok_or(Error::NotFinite { position })?;
+        if each(id).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! What a row of a plan says.
+
+use data::text::{Documents, TextConfig};
+use model::Transformer;
+use serde::{Deserialize, Serialize};
+use train::TrainConfig;
+
+use crate::{Error, Result};
+
+/// A model, a text and how the one is trained on the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The model. Its vocabulary may be larger than the text's.
+    pub model: Transformer,
+    /// The text.
+    pub data: TextConfig,
+    /// Steps, batch, rates, evaluation; a row is `data.context` tokens long.
+    pub train: TrainConfig,
+    /// What becomes of the row where the text is not at hand.
+    #[serde(default)]
+    pub without_data: WithoutData,
+}
+
+/// What becomes of a row where its text is not at hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WithoutData {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// Its parameters are counted and nothing is trained.
+    Count,
+}
+
+impl Row {
+    /// Checks the row without training it, reading its text or allocating its parameters.
+    ///
+    /// # Errors
+    /// The first field that is out of range or does not fit.
+    pub fn check(&self) -> Result<()> {
+        self.train.check()?;
+        self.model.record(1, self.data.context)?;
+        if self.data.documents == Documents::Packed && self.train.batch != 1 {
+            let what = format!("{} rows of packed documents", self.train.batch);
+            return Err(Error::Row { field: "train.batch", what, remedy: "use one longer row" });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! An item of the paper whose rows are language models, as a reproduce binary runs it.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use cli::{Device as Host, Experiment, Facts, RowContext};
+use report::measured::Metric;
+use train::{Device, Options, Teller};
+
+use crate::{Row, measure};
+
+/// An item and its plan. Of what [`measure()`] gives it keeps the metrics that the item lists.
+#[derive(Debug)]
+pub struct Table {
+    item: &'static str,
+    plan: &'static str,
+    /// Hashes of the texts read so far.
+    data: Mutex<BTreeMap<String, String>>,
+}
+
+impl Table {
+    /// The item of that id with a plan's toml text.
+    pub const fn new(item: &'static str, plan: &'static str) -> Self {
+        Self { item, plan, data: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Table 3, the ablations: `reproduce/table-3/table-3.toml`.
+    pub const fn three() -> Self {
+        Self::new("table-3", include_str!("../../../reproduce/table-3/table-3.toml"))
+    }
+
+    /// nanoGPT's small setting on tinyshakespeare: `reproduce/nanogpt/nanogpt.toml`.
+    pub const fn nanogpt() -> Self {
+        Self::new("nanogpt", include_str!("../../../reproduce/nanogpt/nanogpt.toml"))
+    }
+}
+
+impl Experiment for Table {
+    fn item(&self) -> &str {
+        self.item
+    }
+
+    fn plan(&self) -> &str {
+        self.plan
+    }
+
+    fn check(&self, row: &toml::Table) -> Result<(), cli::Error> {
+        cli::parse::<Row>(row)?.check().map_err(cli::Error::config)
+    }
+
+    fn facts(&self, _: &Host) -> Facts {
+        let data_sha256 = self.data.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        Facts { dtype: "f32".into(), data_sha256, ..Facts::default() }
+    }
+
+    fn device_kinds(&self) -> &[&str] {
+        &Device::KINDS
+    }
+
+    fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, cli::Error> {
+        let row: Row = ctx.parse()?;
+        let item = report::paper::item(self.item)?;
+        let (options, teller) = (Options::of(ctx)?, Teller::new(ctx));
+        let measured = measure(ctx.row, &row, ctx.seeds, ctx.data, &options, &|event| teller.hear(event))
+            .map_err(|e| cli::Error::config(e).hint("--print-config shows the row; --rows runs it alone"))?;
+        if let Some(why) = measured.counted {
+            ctx.progress.warn(&format!("only its parameters are counted: {why}"));
+        }
+        self.data.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(measured.data_sha256);
+        if !measured.complete {
+            return Err(cli::Error::stopped());
+        }
+        let listed = |point: &Metric| item.metric(&point.metric).is_some();
+        Ok(measured.points.into_iter().filter(listed).collect())
+    }
+}

@@ -1,0 +1,58 @@
+//! Trainings under a reproduce binary: its flags as [`Options`], their events as its progress.
+
+use std::sync::Mutex;
+
+use cli::RowContext;
+
+use crate::{Device, Event, Options, What};
+
+impl Options {
+    /// What the flags of a row say.
+    ///
+    /// # Errors
+    /// If no backend of this program drives the device.
+    pub fn of(ctx: &RowContext<'_>) -> Result<Self, cli::Error> {
+        let kind = &ctx.device.kind;
+        let device = Device::of_kind(kind);
+        let device = device.ok_or_else(|| cli::Error::device(format!("no backend drives a {kind} device")))?;
+        let (threads, resume, deadline) = (ctx.threads, ctx.resume, ctx.deadline);
+        Ok(Self { device, threads, out: Some(ctx.out.to_path_buf()), resume, deadline })
+    }
+}
+
+/// Passes the events of trainings that go side by side on to one progress bar.
+pub struct Teller<'a> {
+    ctx: &'a RowContext<'a>,
+    /// Steps seen of each run; a run's total is expected at its first.
+    seen: Mutex<Vec<u64>>,
+}
+
+impl<'a> Teller<'a> {
+    /// For a row.
+    pub fn new(ctx: &'a RowContext<'a>) -> Self {
+        Self { ctx, seen: Mutex::new(Vec::new()) }
+    }
+
+    /// Passes an event on.
+    pub fn hear(&self, event: Event<'_>) {
+        let (progress, seed) = (self.ctx.progress, event.seed);
+        match event.what {
+            What::Step { step, steps, loss, .. } => {
+                let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if seen.is_empty() {
+                    seen.resize(event.runs, 0);
+                    progress.expect(steps * event.runs as u64);
+                }
+                let made = step - seen[event.run];
+                seen[event.run] = step;
+                drop(seen);
+                progress.advance(made, &format!("loss {loss:.3}"));
+            }
+            What::Evaluated { step, evaluation } => {
+                let (loss, accuracy) = (evaluation.loss, evaluation.accuracy);
+                progress.note(&format!("seed {seed}, step {step}: test loss {loss:.3}, accuracy {accuracy:.3}"));
+            }
+            What::Diverged { error } => progress.warn(&format!("seed {seed} stopped at {error}")),
+        }
+    }
+}

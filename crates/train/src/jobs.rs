@@ -1,0 +1,196 @@
+//! Many trainings side by side: the seeds of a row, the settings of a grid.
+//!
+//! The numbers do not depend on how many run at a time, nor on the threads each has.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use backend::Tape;
+use serde_json::Value;
+
+use crate::{
+    Checkpoint, Device, End, Error, Evaluation, Log, Metric, Outcome, Point, Progress, Result, Run, Source,
+    TrainConfig, checkpoint, train,
+};
+
+/// Time between two checkpoints of a run.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(20);
+
+/// One training.
+pub struct Job<'a> {
+    /// Its checkpoint is `NAME.safetensors`.
+    pub name: String,
+    /// Seed of the initial parameters.
+    pub seed: u64,
+    /// What makes it what it is beside its seed; see [`Checkpoint::run`].
+    pub run: Value,
+    /// The model's tape for so many rows of so many tokens.
+    pub record: &'a (dyn Fn(usize, usize) -> backend::Result<Tape> + Sync),
+    /// Its rows.
+    pub source: &'a (dyn Source + Sync),
+    /// How it is trained.
+    pub config: &'a TrainConfig,
+}
+
+/// How to train, none of which changes the numbers of a CPU run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What runs the tapes.
+    pub device: Device,
+    /// Threads in all.
+    pub threads: usize,
+    /// Folder for checkpoints; none are kept if absent.
+    pub out: Option<PathBuf>,
+    /// Whether to go on from the checkpoints in `out`.
+    pub resume: bool,
+    /// When to stop.
+    pub deadline: Option<Instant>,
+}
+
+/// What happens to one of several trainings. They run side by side, so their events interleave.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// Which of them, from 0.
+    pub run: usize,
+    /// How many there are.
+    pub runs: usize,
+    /// Its seed.
+    pub seed: u64,
+    /// What happened.
+    pub what: What<'a>,
+}
+
+/// What happened to a training.
+#[derive(Debug, Clone, Copy)]
+pub enum What<'a> {
+    /// A step was made.
+    Step {
+        /// The step, counted from 1.
+        step: u64,
+        /// Steps of the whole run.
+        steps: u64,
+        /// The step's loss.
+        loss: f32,
+        /// Training tokens a second since this process took the run up.
+        tokens_per_second: f64,
+    },
+    /// It was evaluated.
+    Evaluated {
+        /// After this step.
+        step: u64,
+        /// What that found.
+        evaluation: &'a Evaluation,
+    },
+    /// Its loss or gradient is no longer finite; its metrics are NaN.
+    Diverged {
+        /// Where, and what to try.
+        error: &'a Error,
+    },
+}
+
+/// Trains every job and returns their outcomes in order. One that diverges ends at that step with NaN as its
+/// evaluation. Each keeps a checkpoint in [`Options::out`]; see [`forget`].
+///
+/// # Errors
+/// The position of a job and why it failed: of several the first. Those not yet begun are left out.
+pub fn train_all(
+    jobs: &[Job<'_>],
+    options: &Options,
+    listen: &(dyn Fn(Event<'_>) + Sync),
+) -> std::result::Result<Vec<Outcome>, (usize, Error)> {
+    side_by_side(jobs.len(), options.threads.max(1), |place| {
+        let job = &jobs[place];
+        one(job, options, &|what| listen(Event { run: place, runs: jobs.len(), seed: job.seed, what }))
+    })
+}
+
+/// Removes the checkpoints of jobs that are done with.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if a file cannot be removed.
+pub fn forget(jobs: &[Job<'_>], options: &Options) -> Result<()> {
+    jobs.iter().filter_map(|job| job.path(options)).try_for_each(|path| checkpoint::remove(&path))
+}
+
+impl Job<'_> {
+    fn path(&self, options: &Options) -> Option<PathBuf> {
+        options.out.as_ref().map(|folder| folder.join(format!("{}.safetensors", self.name)))
+    }
+}
+
+fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outcome> {
+    let mut run = serde_json::json!({ "seed": job.seed, "device": format!("{:?}", options.device) });
+    run["row"] = job.run.clone();
+    let checkpoint =
+        job.path(options).map(|path| Checkpoint { path, every: CHECKPOINT_EVERY, resume: options.resume, run });
+    let mut teller = Teller { steps: job.config.steps, tell };
+    let run = Run { seed: job.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
+    match train(&mut *options.device.backend(), &job.record, job.source, job.config, run) {
+        Err(error @ Error::Diverged { step, .. }) => {
+            tell(What::Diverged { error: &error });
+            let nan = |metric| Point { step, metric, value: f64::NAN };
+            let points = [Metric::Accuracy, Metric::MacroAccuracy, Metric::EvalLoss].map(nan);
+            Ok(Outcome { log: Log { points: points.into() }, step, end: End::Diverged, tokens_per_second: None })
+        }
+        ended => ended,
+    }
+}
+
+/// Passes a run's progress on.
+struct Teller<'a> {
+    steps: u64,
+    tell: &'a dyn Fn(What<'_>),
+}
+
+impl Progress for Teller<'_> {
+    fn step(&mut self, step: u64, loss: f32, tokens_per_second: f64) {
+        (self.tell)(What::Step { step, steps: self.steps, loss, tokens_per_second });
+    }
+
+    fn evaluated(&mut self, step: u64, evaluation: &Evaluation) {
+        (self.tell)(What::Evaluated { step, evaluation });
+    }
+}
+
+/// Runs `jobs` calls with `threads` threads and returns their results in order: single-threaded ones side by side,
+/// and those left over after a multiple of `threads` with the threads shared out among them. An error stops the calls
+/// not yet begun; of several the first in order is returned.
+fn side_by_side<T: Send>(
+    jobs: usize,
+    threads: usize,
+    call: impl Fn(usize) -> Result<T> + Sync,
+) -> std::result::Result<Vec<T>, (usize, Error)> {
+    let results: Vec<Mutex<Option<Result<T>>>> = (0..jobs).map(|_| Mutex::new(None)).collect();
+    let failed = AtomicBool::new(false);
+    let even = jobs - jobs % threads;
+    for (first, end) in [(0, even), (even, jobs)] {
+        let workers = threads.min(end - first);
+        let next = AtomicUsize::new(first);
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads / workers).build();
+                    while !failed.load(Ordering::Relaxed) {
+                        let job = next.fetch_add(1, Ordering::Relaxed);
+                        if job >= end {
+                            break;
+                        }
+                        let result = match &pool {
+                            Ok(pool) => pool.install(|| call(job)),
+                            Err(e) => Err(Error::Threads { threads, what: e.to_string() }),
+                        };
+                        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                        if let Ok(mut slot) = results[job].lock() {
+                            *slot = Some(result);
+                        }
+                    }
+                });
+            }
+        });
+    }
+    let results = results.into_iter().map(|slot| slot.into_inner().ok().flatten());
+    let done = results.enumerate().filter_map(|(job, result)| result.map(|result| (job, result)));
+    done.map(|(job, result)| result.map_err(|e| (job, e))).collect()
+}

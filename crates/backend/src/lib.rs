@@ -17,7 +17,7 @@ mod tape;
 pub use backend::{Backend, Scores};
 pub use batch::{Batch, IGNORE};
 pub use cpu::{CpuBackend, Decoder};
-pub use cuda::{CudaBackend, MemoryPlan, Precision};
+pub use cuda::{CudaBackend, MemoryPlan, Precision, cuda_device, cuda_kernels_hash};
 pub use error::{Error, Result};
 pub use op::{Filter, Moe, Op, Param, Var};
 pub use optim::{AdamW, State, excess_load};

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cli::{Device, DeviceArg, Error, Experiment, Facts, RowContext};
 use report::measured::Metric;
@@ -23,15 +22,6 @@ pub fn plan() -> &'static str {
 pub struct Table {
     /// Times of models without convolutions, by their configuration.
     baselines: Mutex<HashMap<String, Timing>>,
-    /// The GPU asked for.
-    ordinal: AtomicUsize,
-}
-
-/// The device's own words, as the command's error.
-fn absent(e: kernels::cuda::CudaError) -> Error {
-    let message = e.to_string();
-    let (what, hint) = message.split_once("\nhint: ").unwrap_or((&message, "--device cpu runs on the host"));
-    Error::device(what).hint(hint)
 }
 
 impl Table {
@@ -62,9 +52,8 @@ impl Experiment for Table {
     }
 
     fn facts(&self, device: &Device) -> Facts {
-        let dtype = if device.kind == "cuda" { "bf16" } else { "f32" };
-        let kernels_sha256 = (device.kind == "cuda").then(kernels::cuda::source::hash);
-        Facts { dtype: dtype.into(), kernels_sha256, ..Facts::default() }
+        let (dtype, kernels_sha256) = train::arithmetic(device);
+        Facts { dtype, kernels_sha256, ..Facts::default() }
     }
 
     fn device_kinds(&self) -> &[&str] {
@@ -72,19 +61,12 @@ impl Experiment for Table {
     }
 
     fn device(&self, asked: DeviceArg, threads: usize) -> Result<Device, Error> {
-        let DeviceArg::Cuda(ordinal) = asked else {
-            return cli::host_device(asked, self.device_kinds(), threads);
-        };
-        let device = kernels::cuda::Device::new(ordinal).map_err(absent)?;
-        self.ordinal.store(ordinal, Ordering::Relaxed);
-        let driver = std::fs::read_to_string("/sys/module/nvidia/version").ok().map(|text| text.trim().to_string());
-        let cuda = Some(device.cuda_version().map_err(absent)?);
-        Ok(Device { kind: "cuda".into(), name: device.name().into(), threads, driver, cuda })
+        train::find_device(asked, self.device_kinds(), threads)
     }
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
         let row: Row = ctx.parse()?;
-        let cuda = (ctx.device.kind == "cuda").then(|| self.ordinal.load(Ordering::Relaxed));
+        let cuda = (ctx.device.kind == "cuda").then_some(ctx.ordinal);
         let baseline = self.baseline(&row, cuda)?;
         let timing = if row == row.without() { baseline } else { measure(&row, cuda).map_err(Error::config)? };
         let lost = 100.0 * (1.0 - timing.tokens_per_second / baseline.tokens_per_second);

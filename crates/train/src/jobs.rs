@@ -127,7 +127,7 @@ fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outc
         job.path(options).map(|path| Checkpoint { path, every: CHECKPOINT_EVERY, resume: options.resume, run });
     let mut teller = Teller { steps: job.config.steps, tell };
     let run = Run { seed: job.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
-    match train(&mut *options.device.backend(), &job.record, job.source, job.config, run) {
+    match train(&mut *options.device.backend()?, &job.record, job.source, job.config, run) {
         Err(error @ Error::Diverged { step, .. }) => {
             tell(What::Diverged { error: &error });
             let nan = |metric| Point { step, metric, value: f64::NAN };

@@ -82,6 +82,20 @@ impl std::fmt::Debug for CudaBackend {
     }
 }
 
+/// Name of a GPU and the newest CUDA version its driver knows.
+///
+/// # Errors
+/// [`Error::Backend`] where there is no driver or no such device.
+pub fn cuda_device(ordinal: usize) -> Result<(String, String)> {
+    let device = Device::new(ordinal)?;
+    Ok((device.name().into(), device.cuda_version()?))
+}
+
+/// SHA-256 of the GPU kernels' sources.
+pub fn cuda_kernels_hash() -> String {
+    kernels::cuda::source::hash()
+}
+
 impl CudaBackend {
     /// Opens a device.
     ///

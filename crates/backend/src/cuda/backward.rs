@@ -44,9 +44,11 @@ impl Lower<'_> {
             Op::CrossEntropy { .. } | Op::Moe(_) => {}
             op => {
                 let Some(dy) = self.grads[i].take() else { return };
+                self.current = Some(dy);
                 self.run_op(i, op, dy);
             }
         }
+        self.current = None;
     }
 
     fn run_group(&mut self, i: usize, members: &[usize]) {
@@ -288,7 +290,8 @@ impl Lower<'_> {
             self.grads[x.index()] = Some(slot);
             return (slot, false);
         };
-        let shared = (0..self.grads.len()).any(|y| y != x.index() && self.grads[y] == Some(held));
+        let others = (0..self.grads.len()).filter(|&y| y != x.index()).map(|y| self.grads[y]);
+        let shared = others.chain([self.current]).any(|other| other == Some(held));
         if !shared {
             return (held, true);
         }
@@ -366,6 +369,7 @@ impl Lower<'_> {
         }
         if there.len() == vars.len() {
             if let Some(hull) = View::hull(&there) {
+                self.current = Some(hull);
                 return Some(hull);
             }
         }

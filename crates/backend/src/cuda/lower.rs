@@ -47,6 +47,8 @@ pub(super) struct Lower<'a> {
     pub(super) saved: Vec<Option<View>>,
     /// The gradient of each value, from its first contribution until its op has run backward.
     pub(super) grads: Vec<Option<View>>,
+    /// The gradient of the op that runs backward now, which must not change meanwhile.
+    pub(super) current: Option<View>,
     /// The work buffer that mirrors each buffer of values.
     pub(super) mirrors: HashMap<usize, usize>,
     /// Whether a parameter's gradient holds a contribution of this pass.
@@ -76,6 +78,7 @@ pub(super) fn lower(
         values: vec![None; n],
         saved: vec![None; n],
         grads: vec![None; n],
+        current: None,
         mirrors: HashMap::new(),
         touched: vec![false; tape.specs().len()],
         tables: Vec::new(),

@@ -9,6 +9,8 @@
 //! | short convolution, W taps, D columns | `2 N W D`, and `N W D` for taps that have a static part added |
 //! | its low-rank taps | `2 N R W D` besides; head-wise taps and codes come from linears |
 //! | mixture of experts, hidden width F | `6 N top_k d F`; its router is a linear |
+//! | gated delta rule, H heads of key K and value V | `6 N H K V`: the token by token form, which is the cheapest |
+//! | Mamba-2's recurrence, D columns, state S | `4 N S D`, the same |
 //!
 //! Norms, activations, positions, sums and the loss count nothing. Training a step takes three forward passes' worth:
 //! one forward and two backward. The update is left out.
@@ -44,6 +46,11 @@ impl Tape {
                     [moe.gate, moe.up, moe.down].map(|w| self.spec(w).numel() as f64).iter().sum::<f64>() / experts;
                 2.0 * n * moe.top_k as f64 * one
             }
+            Op::GatedDeltaRule(op) => {
+                let key_size = self.cols(op.q) / self.cols(op.a);
+                6.0 * n * (key_size * self.cols(op.v)) as f64
+            }
+            Op::Ssd(op) => 4.0 * n * (self.cols(op.b) / op.groups * self.cols(op.x)) as f64,
             Op::Embedding { .. }
             | Op::AddPositions { .. }
             | Op::RmsNorm { .. }

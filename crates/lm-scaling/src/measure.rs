@@ -35,6 +35,7 @@ pub struct Measured {
 /// | `initial_loss`, `initial_grad_norm` | | the first step |
 /// | `flops` | FLOP | the whole training, see [`backend::Tape::flops`]: forward times 3 |
 /// | `tokens_per_s` | tokens a second | training alone, of this process; side by side with the other seeds |
+/// | `train_s` | seconds | the whole training at that rate |
 ///
 /// A run that diverges has NaN for what is held out. Each run keeps a checkpoint until the whole row is complete.
 ///
@@ -119,5 +120,7 @@ fn of_run(id: &str, seed: u64, row: &Row, corpus: &Corpus, outcome: &Outcome) ->
     let step_flops = 3.0 * row.model.record(row.train.batch, row.data.context)?.flops();
     points.push(point(*last, "flops", step_flops * *last as f64));
     points.extend(tokens_per_second.map(|rate| point(*last, "tokens_per_s", rate)));
+    let tokens = *last as f64 * (row.train.batch * row.data.context) as f64;
+    points.extend(tokens_per_second.map(|rate| point(*last, "train_s", tokens / rate)));
     Ok(points)
 }

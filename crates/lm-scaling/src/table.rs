@@ -29,6 +29,11 @@ impl Table {
         Self::new("table-3", include_str!("../../../reproduce/table-3/table-3.toml"))
     }
 
+    /// The scaling figure: `reproduce/figure-scaling/figure-scaling.toml`.
+    pub const fn scaling() -> Self {
+        Self::new("figure-scaling", include_str!("../../../reproduce/figure-scaling/figure-scaling.toml"))
+    }
+
     /// nanoGPT's small setting on tinyshakespeare: `reproduce/nanogpt/nanogpt.toml`.
     pub const fn nanogpt() -> Self {
         Self::new("nanogpt", include_str!("../../../reproduce/nanogpt/nanogpt.toml"))

@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use backend::{AdamW, Backend, Batch, CpuBackend, Params, State};
-use model::{Conv, ConvKind, Mlp, Moe, Norm, Positions, Transformer};
+use model::{Conv, ConvKind, Mixer, Mlp, Moe, Norm, Positions, Transformer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -66,6 +66,7 @@ fn model(name: &str) -> Option<(usize, usize, Transformer)> {
         d_model: 64,
         layers: 2,
         heads: 2,
+        mixer: Mixer::Attention,
         mlp: Mlp::None,
         ffn: 0,
         norm: Norm::Rms,

@@ -6,9 +6,9 @@
 
 use backend::{Error, Init, Param, Result, Tape, Var};
 
-use crate::config::{Mlp, Norm, Place, Positions, Transformer};
+use crate::config::{Mixer, Mlp, Norm, Place, Positions, Transformer};
 
-const EPS: f32 = 1e-5;
+pub(crate) const EPS: f32 = 1e-5;
 
 impl Transformer {
     /// The model with its loss, for `batch` rows of `len` tokens.
@@ -27,7 +27,7 @@ impl Transformer {
             x = t.add_positions(x, table)?;
         }
         for layer in 0..self.layers {
-            x = self.attention(t, x, &format!("blocks.{layer}.attn"))?;
+            x = self.mix(t, x, layer)?;
             x = self.mlp(t, x, &format!("blocks.{layer}.mlp"))?;
         }
         let x = self.norm(t, x, "norm")?;
@@ -55,12 +55,12 @@ impl Transformer {
 
     fn check(&self) -> Result<()> {
         let refuse = |what: String, remedy| Err(Error::Shape { op: "transformer", what, remedy });
-        for (name, value) in [("vocab", self.vocab), ("d_model", self.d_model), ("heads", self.heads)] {
+        for (name, value) in [("vocab", self.vocab), ("d_model", self.d_model)] {
             if value == 0 {
                 return refuse(format!("{name} is 0"), "give a positive size");
             }
         }
-        if !self.d_model.is_multiple_of(self.heads) {
+        if self.mixer == Mixer::Attention && (self.heads == 0 || !self.d_model.is_multiple_of(self.heads)) {
             let what = format!("{} heads do not divide d_model {}", self.heads, self.d_model);
             return refuse(what, "choose a number of heads that divides d_model");
         }
@@ -68,6 +68,16 @@ impl Transformer {
             return refuse("ffn is 0".into(), "give the MLP a hidden width, or set mlp = \"none\"");
         }
         Ok(())
+    }
+
+    /// `x + mixer(norm(x))`.
+    fn mix(&self, t: &mut Tape, x: Var, layer: usize) -> Result<Var> {
+        let prefix = &format!("blocks.{layer}.mixer");
+        match self.mixer {
+            Mixer::Attention => self.attention(t, x, &format!("blocks.{layer}.attn")),
+            Mixer::GatedDeltaNet(sizes) => self.gated_deltanet(t, x, sizes, prefix),
+            Mixer::Mamba2(sizes) => self.mamba2(t, x, sizes, prefix),
+        }
     }
 
     fn attention(&self, t: &mut Tape, x: Var, prefix: &str) -> Result<Var> {
@@ -122,7 +132,7 @@ impl Transformer {
     }
 
     /// `x + conv(linear(y))` of o or down; without a convolution the product adds to the stream directly.
-    fn write_back(&self, t: &mut Tape, x: Var, y: Var, prefix: &str, place: Place) -> Result<Var> {
+    pub(crate) fn write_back(&self, t: &mut Tape, x: Var, y: Var, prefix: &str, place: Place) -> Result<Var> {
         let name = format!("{prefix}.{}.weight", place.name());
         let w = t.param(name, &[self.d_model, t.cols(y)], self.write_back_init(), true)?;
         if !self.conv.is_on(place) {
@@ -139,7 +149,7 @@ impl Transformer {
         Init::Normal { std: self.init_std / depth }
     }
 
-    fn norm(&self, t: &mut Tape, x: Var, prefix: &str) -> Result<Var> {
+    pub(crate) fn norm(&self, t: &mut Tape, x: Var, prefix: &str) -> Result<Var> {
         let d = self.d_model;
         let gain = t.param(format!("{prefix}.weight"), &[d], Init::Ones, false)?;
         match self.norm {
@@ -169,6 +179,7 @@ mod tests {
             d_model: 1024,
             layers: 16,
             heads: 16,
+            mixer: Mixer::Attention,
             mlp: Mlp::Swiglu,
             ffn: 2752,
             norm: Norm::Rms,

@@ -41,7 +41,7 @@ impl Lower<'_> {
                     self.run_group(i, &group.0.clone());
                 }
             }
-            Op::CrossEntropy { .. } | Op::Moe(_) => {}
+            Op::CrossEntropy { .. } | Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {}
             op => {
                 let Some(dy) = self.grads[i].take() else { return };
                 self.current = Some(dy);
@@ -226,7 +226,7 @@ impl Lower<'_> {
                 self.pass_on(a, dy);
                 self.pass_on(b, dy);
             }
-            Op::Linear { .. } | Op::ShortConv { .. } | Op::Rope { .. } | Op::CrossEntropy { .. } | Op::Moe(_) => {}
+            Op::Linear { .. } | Op::ShortConv { .. } | Op::Rope { .. } | Op::CrossEntropy { .. } | Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {}
         }
     }
 

@@ -57,7 +57,7 @@ impl Lower<'_> {
             Op::ShortConv { .. } => self.conv_forward(i),
             Op::CrossEntropy { logits } => self.loss(logits),
             // Refused before lowering.
-            Op::Moe(_) => {}
+            Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {}
         }
     }
 

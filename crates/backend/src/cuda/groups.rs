@@ -177,7 +177,7 @@ pub(super) fn inputs(op: &Op) -> Vec<Var> {
         Op::Add { a, b } => vec![a, b],
         Op::CrossEntropy { logits } => vec![logits],
         // Refused before it comes to groups: `super::supported`.
-        Op::Moe(_) => vec![],
+        Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => vec![],
     }
 }
 
@@ -199,6 +199,6 @@ fn params(op: &Op) -> Vec<Param> {
         | Op::Gelu { .. }
         | Op::Add { .. }
         | Op::CrossEntropy { .. }
-        | Op::Moe(_) => vec![],
+        | Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => vec![],
     }
 }

@@ -261,7 +261,7 @@ fn supported(tape: &Tape) -> Result<()> {
             | Op::ShortConv { .. }
             | Op::Add { .. }
             | Op::CrossEntropy { .. } => {}
-            Op::Moe(_) => {
+            Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {
                 return Err(Error::Backend {
                     backend: "cuda".into(),
                     what: format!("op {i}, {}, is not on cuda yet", op.name()),

@@ -1,8 +1,8 @@
-// Element by element: SwiGLU, GELU (tanh form), sum, copy, each on strided [rows, cols]; VEC elements a thread.
+// Element by element: SwiGLU, GELU (tanh form), sum, copy, clear, each on strided [rows, cols]; VEC elements a thread.
 //
 //   swiglu: y = silu(gate) up; dup = dy silu(gate), dgate = dy up silu'(gate)
 //   gelu:   y = x sigmoid(2 a), a = sqrt(2/pi) (x + 0.044715 x^3)
-// Entry points: swiglu_fwd, swiglu_bwd, gelu_fwd, gelu_bwd, add (y = a + b), copy. Bytes: each operand once.
+// Entry points: swiglu_fwd, swiglu_bwd, gelu_fwd, gelu_bwd, add (y = a + b), copy, clear (y = 0). Bytes: each operand once.
 // Defines: DTYPE, VEC. blockDim = 256.
 #include "dense.cuh"
 
@@ -77,3 +77,12 @@ extern "C" __global__ void __launch_bounds__(256) copy(const elem* x, i64 ldx, e
     if (p.valid) *reinterpret_cast<Elems*>(y + p.row * ldy + p.col) = *reinterpret_cast<const Elems*>(x + p.row * ldx + p.col);
 }
 
+
+extern "C" __global__ void __launch_bounds__(256) clear(elem* y, i64 ldy, i64 rows, i64 cols) {
+    const Place p = place(rows, cols);
+    if (!p.valid) return;
+    float v[VEC];
+#pragma unroll
+    for (int k = 0; k < VEC; k++) v[k] = 0.f;
+    store_floats(y + p.row * ldy + p.col, v);
+}

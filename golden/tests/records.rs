@@ -17,7 +17,7 @@ const GOLDEN: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Every experiment whose runs may be recorded.
 fn experiments() -> Vec<Box<dyn Experiment>> {
-    vec![Box::new(recall::Figure)]
+    vec![Box::new(recall::Figure), Box::new(step_throughput::Table::default())]
 }
 
 /// The records by name, `<item>.<scale>.<device>`.

@@ -52,7 +52,8 @@ fn main() -> anyhow::Result<()> {
             profile(&planned.id, &row, ordinal)?;
         } else {
             let timing = measure(&row, args.cuda)?;
-            let name = args.cuda.map(kernels::cuda::Device::new).transpose()?.map_or("cpu".into(), |d| d.name().to_string());
+            let name =
+                args.cuda.map(kernels::cuda::Device::new).transpose()?.map_or("cpu".into(), |d| d.name().to_string());
             let mfu = peak_flops(&name).map_or("-".into(), |p| format!("{:.1}", 100.0 * timing.flops_per_second / p));
             println!(
                 "{}: {:.2} ms, {:.0} tok/s, mfu {mfu} %, {} GiB, loss {:.4} to {:.4}",

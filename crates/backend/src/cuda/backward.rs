@@ -57,6 +57,8 @@ impl Lower<'_> {
             Op::Linear { x, bias, residual, .. } => {
                 let Some(dy) = self.gather(&vars) else { return };
                 let w = self.weights(&Group(members.to_vec()));
+                let given = dy;
+                let dy = self.widened(dy, w.rows);
                 let (dx, accumulate) = self.contribute(x);
                 self.input_gradient("linear dx", dy, w, dx, accumulate);
                 if let Some((_, first)) = self.linear(members[0]) {
@@ -76,7 +78,7 @@ impl Lower<'_> {
                     });
                 }
                 if let Some(r) = residual {
-                    self.pass_on(r, dy);
+                    self.pass_on(r, given);
                 }
             }
             Op::Rope { x, heads, theta } => {
@@ -147,6 +149,22 @@ impl Lower<'_> {
                 [u, fixed].into_iter().flatten().for_each(|p| self.touched[p.index()] = true);
             }
         }
+    }
+
+    /// The gradient of a group's outputs with zeros in the columns that pad its product.
+    fn widened(&mut self, dy: View, cols: usize) -> View {
+        if dy.cols == cols {
+            return dy;
+        }
+        // The padding of dy's own rows where there is such; otherwise a copy.
+        let own = matches!(dy.home, Home::Work(_)) && dy.at == 0 && dy.stride == cols;
+        let whole = if own { View { cols, ..dy } } else { self.temporary(self.tokens(), cols, self.dtype) };
+        if !own {
+            self.copy(dy, whole.columns(0, dy.cols));
+        }
+        let padding = whole.columns(dy.cols, cols - dy.cols);
+        self.p.step("pad", [padding], |on, [p]| dense::clear(on.device, p));
+        whole
     }
 
     /// Where the gradient of taps shaped like `like` is written.
@@ -226,7 +244,13 @@ impl Lower<'_> {
                 self.pass_on(a, dy);
                 self.pass_on(b, dy);
             }
-            Op::Linear { .. } | Op::ShortConv { .. } | Op::Rope { .. } | Op::CrossEntropy { .. } | Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {}
+            Op::Linear { .. }
+            | Op::ShortConv { .. }
+            | Op::Rope { .. }
+            | Op::CrossEntropy { .. }
+            | Op::Moe(_)
+            | Op::GatedDeltaRule(_)
+            | Op::Ssd(_) => {}
         }
     }
 
@@ -270,11 +294,8 @@ impl Lower<'_> {
     /// Where a parameter's gradient lies, as `[rows, cols]`.
     pub(super) fn param_gradient(&self, p: Param, rows: usize, cols: usize) -> View {
         let (at, taps) = (self.layout.at[p.index()], self.layout.taps);
-        let (home, at, dtype) = if at < taps {
-            (Home::Gradients, at, Dtype::F32)
-        } else {
-            (Home::TapGradients, at - taps, self.dtype)
-        };
+        let (home, at, dtype) =
+            if at < taps { (Home::Gradients, at, Dtype::F32) } else { (Home::TapGradients, at - taps, self.dtype) };
         View { home, at, rows, cols, stride: cols, dtype }
     }
 

@@ -203,7 +203,9 @@ impl Lower<'_> {
         let members = self.groups.of(i)?.0.clone();
         let convs: Vec<(Var, Filter)> = members
             .iter()
-            .filter_map(|&m| if let Op::ShortConv { x, filter, .. } = self.tape.ops()[m] { Some((x, filter)) } else { None })
+            .filter_map(
+                |&m| if let Op::ShortConv { x, filter, .. } = self.tape.ops()[m] { Some((x, filter)) } else { None },
+            )
             .collect();
         let Op::ShortConv { x, filter, width, residual, silu } = self.tape.ops()[i] else { return None };
         let streams = members.len();
@@ -223,17 +225,37 @@ impl Lower<'_> {
             Filter::Static { w } => (Kind::Static, [static_rows(w); 3], None, Some(w)),
             Filter::HeadWise { head_size, static_w, .. } => {
                 let code = code?;
-                (Kind::HeadWise { head_size, fixed: static_w.is_some() }, [code, code, static_w.map_or(code, static_rows)], None, static_w)
+                (
+                    Kind::HeadWise { head_size, fixed: static_w.is_some() },
+                    [code, code, static_w.map_or(code, static_rows)],
+                    None,
+                    static_w,
+                )
             }
             Filter::LowRank { z, u, static_w } => {
                 let (code, rank) = (code?, self.tape.cols(z));
                 let u_all = self.weight(u, streams * rank, width * cols);
-                (Kind::LowRank { fixed: static_w.is_some() }, [code, u_all, static_w.map_or(code, static_rows)], Some(u), static_w)
+                (
+                    Kind::LowRank { fixed: static_w.is_some() },
+                    [code, u_all, static_w.map_or(code, static_rows)],
+                    Some(u),
+                    static_w,
+                )
             }
         };
         let options = Options { residual, silu };
         let spec = ConvSpec { kind, streams, batch: self.batch(), width, options, packed: self.packed };
-        Some(ConvPlan { spec, members, inputs: convs.iter().map(|(x, _)| *x).collect(), codes, x: x_all, cols, taps, generator, fixed })
+        Some(ConvPlan {
+            spec,
+            members,
+            inputs: convs.iter().map(|(x, _)| *x).collect(),
+            codes,
+            x: x_all,
+            cols,
+            taps,
+            generator,
+            fixed,
+        })
     }
 
     /// The input and weight of the classifier that makes these logits, if they are for the loss alone.
@@ -280,9 +302,11 @@ impl Lower<'_> {
     fn score(&mut self, logits: View, from: usize, train: bool) {
         let part = |v: View| v.columns(from, logits.rows);
         let (targets, nll, argmax) = (part(self.inputs.targets()), part(self.inputs.nll()), part(self.inputs.argmax()));
-        self.p.step("cross_entropy", [logits, targets, nll, argmax, self.inputs.weight()], move |on, [l, t, n, a, w]| {
-            dense::cross_entropy(on.device, l, t, n, a, train.then_some(w))
-        });
+        self.p.step(
+            "cross_entropy",
+            [logits, targets, nll, argmax, self.inputs.weight()],
+            move |on, [l, t, n, a, w]| dense::cross_entropy(on.device, l, t, n, a, train.then_some(w)),
+        );
     }
 }
 

@@ -48,6 +48,19 @@ impl Groups {
         self.groups.iter()
     }
 
+    /// Rows of zeros behind the weights of a group of linears: the product's columns are a multiple of 8, without which the library
+    /// takes eight times as long (kernels/NOTES.md).
+    pub(super) fn pad_rows(&self, tape: &Tape, group: &Group) -> usize {
+        let alone = |&i: &usize| match tape.ops()[i] {
+            Op::Linear { w, bias: None, residual: None, .. } if tape.logits() != Some(Var(i)) => {
+                (self.param_uses[w.index()] == 1).then(|| tape.spec(w).shape[0])
+            }
+            _ => None,
+        };
+        let rows: Option<usize> = group.0.iter().map(alone).sum();
+        rows.map_or(0, |rows| rows.next_multiple_of(8) - rows)
+    }
+
     fn push(&mut self, members: Vec<usize>) {
         members.iter().for_each(|&i| self.of[i] = Some(self.groups.len()));
         self.groups.push(Group(members));
@@ -91,8 +104,10 @@ impl Groups {
         let convs: Vec<usize> =
             (0..tape.ops().len()).filter(|&i| matches!(tape.ops()[i], Op::ShortConv { .. })).collect();
         self.runs(&convs, |groups, a, b| {
-            let (&Op::ShortConv { x: xa, filter: fa, width: wa, residual: ra, silu: sa }, &Op::ShortConv { x: xb, filter: fb, width: wb, residual: rb, silu: sb }) =
-                (&tape.ops()[a], &tape.ops()[b])
+            let (
+                &Op::ShortConv { x: xa, filter: fa, width: wa, residual: ra, silu: sa },
+                &Op::ShortConv { x: xb, filter: fb, width: wb, residual: rb, silu: sb },
+            ) = (&tape.ops()[a], &tape.ops()[b])
             else {
                 return false;
             };
@@ -152,9 +167,7 @@ impl Groups {
 
     /// Whether b's columns follow a's in the output of one group.
     fn neighbours(&self, a: Var, b: Var) -> bool {
-        self.of(a.index()).is_some_and(|Group(members)| {
-            members.windows(2).any(|pair| pair == [a.index(), b.index()])
-        })
+        self.of(a.index()).is_some_and(|Group(members)| members.windows(2).any(|pair| pair == [a.index(), b.index()]))
     }
 }
 
@@ -199,6 +212,8 @@ fn params(op: &Op) -> Vec<Param> {
         | Op::Gelu { .. }
         | Op::Add { .. }
         | Op::CrossEntropy { .. }
-        | Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => vec![],
+        | Op::Moe(_)
+        | Op::GatedDeltaRule(_)
+        | Op::Ssd(_) => vec![],
     }
 }

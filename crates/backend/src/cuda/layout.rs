@@ -12,6 +12,12 @@ use crate::tape::Tape;
 /// Elements that every group of parameters starts at a multiple of.
 const ALIGN: usize = 64;
 
+struct Run {
+    params: Vec<Param>,
+    taps: bool,
+    padding: usize,
+}
+
 /// The place of each parameter, in elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -30,32 +36,35 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn new(tape: &Tape, groups: &Groups) -> Self {
         let specs = tape.specs();
-        // Runs of parameters that are neighbours, and whether they are taps.
-        let mut runs: Vec<(Vec<Param>, bool)> = Vec::new();
-        for Group(members) in groups.iter() {
+        // Runs of parameters that are neighbours, whether they are taps, and elements of padding behind them.
+        let mut runs: Vec<Run> = Vec::new();
+        for group in groups.iter() {
+            let Group(members) = group;
             let ops = members.iter().map(|&i| &tape.ops()[i]);
             let weights = ops.clone().filter_map(|op| if let Op::Linear { w, .. } = op { Some(*w) } else { None });
-            runs.push((weights.collect(), false));
-            let filters =
-                ops.filter_map(|op| if let Op::ShortConv { filter, .. } = op { Some(*filter) } else { None });
+            let weights: Vec<Param> = weights.collect();
+            let inputs = weights.first().map_or(0, |w| specs[w.index()].shape[1]);
+            runs.push(Run { params: weights, taps: false, padding: groups.pad_rows(tape, group) * inputs });
+            let filters = ops.filter_map(|op| if let Op::ShortConv { filter, .. } = op { Some(*filter) } else { None });
             let generators = |f: Filter| if let Filter::LowRank { u, .. } = f { Some(u) } else { None };
             let static_taps = |f: Filter| match f {
                 Filter::Static { w } => Some(w),
                 Filter::HeadWise { static_w, .. } | Filter::LowRank { static_w, .. } => static_w,
             };
-            runs.push((filters.clone().filter_map(generators).collect(), true));
-            runs.push((filters.filter_map(static_taps).collect(), true));
+            runs.push(Run { params: filters.clone().filter_map(generators).collect(), taps: true, padding: 0 });
+            runs.push(Run { params: filters.filter_map(static_taps).collect(), taps: true, padding: 0 });
         }
-        runs.extend((0..specs.len()).map(|i| (vec![Param(i)], false)));
+        runs.extend((0..specs.len()).map(|i| Run { params: vec![Param(i)], taps: false, padding: 0 }));
 
         let mut at: Vec<Option<usize>> = vec![None; specs.len()];
         let mut ends = [0; 4];
         let mut end = 0;
-        for (part, (taps, decay)) in [(false, true), (false, false), (true, true), (true, false)].into_iter().enumerate()
+        for (part, (taps, decay)) in
+            [(false, true), (false, false), (true, true), (true, false)].into_iter().enumerate()
         {
-            for (run, _) in runs.iter().filter(|(run, t)| *t == taps && decays(&specs, run) == decay) {
+            for run in runs.iter().filter(|run| run.taps == taps && decays(&specs, &run.params) == decay) {
                 end = usize::next_multiple_of(end, ALIGN);
-                for param in run {
+                for param in &run.params {
                     // A parameter that something before has placed (a tied one) stays there.
                     let place = &mut at[param.index()];
                     if place.is_none() && !(part < 2 && is_tap(&runs, *param)) {
@@ -63,6 +72,7 @@ impl Layout {
                         end += specs[param.index()].numel();
                     }
                 }
+                end += run.padding;
             }
             end = usize::next_multiple_of(end, ALIGN);
             ends[part] = end;
@@ -91,6 +101,6 @@ fn decays(specs: &[ParamSpec], run: &[Param]) -> bool {
     run.first().is_some_and(|p| specs[p.index()].decay)
 }
 
-fn is_tap(runs: &[(Vec<Param>, bool)], param: Param) -> bool {
-    runs.iter().any(|(run, taps)| *taps && run.contains(&param))
+fn is_tap(runs: &[Run], param: Param) -> bool {
+    runs.iter().any(|run| run.taps && run.params.contains(&param))
 }

@@ -138,11 +138,11 @@ impl Lower<'_> {
         View { home: Home::Values, at: self.layout.at[p.index()], rows: 1, cols, stride: cols, dtype: Dtype::F32 }
     }
 
-    /// The weights of a group of linears as one matrix.
+    /// The weights of a group of linears as one matrix, with the zeros behind them.
     pub(super) fn weights(&self, group: &Group) -> View {
         let ws: Vec<Param> = group.0.iter().filter_map(|&i| self.linear(i).map(|(_, w)| w)).collect();
-        let rows = ws.iter().map(|w| self.tape.spec(*w).shape[0]).sum();
-        self.weight(ws[0], rows, self.tape.spec(ws[0]).shape[1])
+        let rows: usize = ws.iter().map(|w| self.tape.spec(*w).shape[0]).sum();
+        self.weight(ws[0], rows + self.groups.pad_rows(self.tape, group), self.tape.spec(ws[0]).shape[1])
     }
 
     /// Input and weight of a linear.

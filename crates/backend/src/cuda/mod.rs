@@ -78,7 +78,10 @@ pub struct CudaBackend {
 
 impl std::fmt::Debug for CudaBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CudaBackend").field("device", &self.device).field("precision", &self.precision).finish_non_exhaustive()
+        f.debug_struct("CudaBackend")
+            .field("device", &self.device)
+            .field("precision", &self.precision)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,7 +132,8 @@ impl CudaBackend {
     /// As [`Backend::gradients`].
     pub fn profile(&mut self, tape: &Tape, batch: &Batch, runs: usize) -> Result<Vec<(&'static str, f64)>> {
         self.run(tape, batch, Pass::Train)?;
-        let program = self.last.map(|i| &self.programs[i]).ok_or_else(|| self.missing("no program", "run a pass first"))?;
+        let program =
+            self.last.map(|i| &self.programs[i]).ok_or_else(|| self.missing("no program", "run a pass first"))?;
         Ok(program.profile(On { device: &self.device, matmul: &self.matmul }, runs)?)
     }
 
@@ -323,7 +327,8 @@ impl Backend for CudaBackend {
 
     fn read(&self, x: Var) -> Result<Vec<f32>> {
         let value = self.last.and_then(|i| self.programs[i].value(x));
-        let value = value.ok_or_else(|| self.missing("no such value in the last pass", "read values after evaluate()"))?;
+        let value =
+            value.ok_or_else(|| self.missing("no such value in the last pass", "read values after evaluate()"))?;
         Ok(value.read_f32(&self.device)?)
     }
 

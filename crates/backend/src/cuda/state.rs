@@ -65,7 +65,8 @@ impl DeviceState {
 
     /// A copy on the host.
     pub(super) fn state(&self, device: &Device) -> CudaResult<State> {
-        let read = |t: &Tensor| Ok::<_, kernels::cuda::CudaError>(self.layout.unpack(self.specs.clone(), &t.read(device)?));
+        let read =
+            |t: &Tensor| Ok::<_, kernels::cuda::CudaError>(self.layout.unpack(self.specs.clone(), &t.read(device)?));
         Ok(State { params: read(&self.values)?, m: read(&self.m)?, v: read(&self.v)?, step: self.step })
     }
 

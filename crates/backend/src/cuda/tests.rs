@@ -71,13 +71,19 @@ fn every_parameter_has_a_place_of_its_own_and_taps_come_last() {
     let tape = tape(2, true);
     let layout = Layout::new(&tape, &Groups::new(&tape));
     let specs = tape.specs();
-    let mut ends: Vec<(usize, usize)> = layout.at.iter().zip(specs.iter()).map(|(&at, s)| (at, at + s.numel())).collect();
+    let mut ends: Vec<(usize, usize)> =
+        layout.at.iter().zip(specs.iter()).map(|(&at, s)| (at, at + s.numel())).collect();
     for (spec, &(from, to)) in specs.iter().zip(&ends) {
         let tap = spec.name.ends_with(".u") || spec.name.ends_with(".static");
         assert_eq!(from >= layout.taps, tap, "{}", spec.name);
         let decays = to <= layout.decayed || (from >= layout.taps && to <= layout.taps_decayed);
         assert_eq!(decays, spec.decay, "{}", spec.name);
     }
+    // The weights of q, k, v and their generators: 3 x 32 + 3 x 4 rows, and 4 of padding that nothing else lies in.
+    let place = |name: &str| specs.iter().position(|s| s.name == name).map(|i| layout.at[i]).unwrap();
+    assert_eq!(place("0.v.a") + 4 * 32 - place("0.q"), 108 * 32);
+    let padding = place("0.q") + 108 * 32..place("0.q") + 112 * 32;
+    assert!(layout.at.iter().all(|at| !padding.contains(at)));
     ends.sort_unstable();
     assert!(ends.windows(2).all(|w| w[0].1 <= w[1].0) && ends[ends.len() - 1].1 <= layout.len);
     let params = Params::init(specs.clone(), 3);
@@ -87,7 +93,7 @@ fn every_parameter_has_a_place_of_its_own_and_taps_come_last() {
 #[test]
 fn memory_is_planned_without_a_device() {
     let plan = MemoryPlan::new(&tape(8, true), Precision::Bf16).unwrap();
-    assert!(plan.work < plan.work_unshared / 2 * 2 && plan.work > plan.work_unshared / 8, "{plan}");
+    assert!(plan.work < plan.work_unshared && plan.work > plan.work_unshared / 8, "{plan}");
     let shallow = MemoryPlan::new(&tape(2, true), Precision::Bf16).unwrap();
     assert!(plan.work > 2 * shallow.work, "activations of every block are kept: {plan}");
     assert!(plan.to_string().contains("moments"));

@@ -11,8 +11,8 @@ use std::sync::Mutex;
 
 use cudarc::cublaslt::sys::{
     cublasComputeType_t, cublasLtEpilogue_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cublasLtMatrixLayout_t, cudaDataType,
+    cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cudaDataType,
 };
 use cudarc::cublaslt::{result as lt, sys};
 
@@ -108,7 +108,8 @@ impl Matmul {
         let workspace = Tensor::new(&memory, 0, 1, WORKSPACE / 4, WORKSPACE / 4, Dtype::F32)?;
         let handle = lt::create_handle().map_err(failed("create handle"))?;
         let lines = CHOICES.lines().filter(|_| device.arch() == "sm_90a");
-        let choices = lines.filter_map(|line| line.rsplit_once(',')).filter_map(|(k, v)| Some((k.into(), v.parse().ok()?)));
+        let choices =
+            lines.filter_map(|line| line.rsplit_once(',')).filter_map(|(k, v)| Some((k.into(), v.parse().ok()?)));
         Ok(Self { handle, workspace, plans: Mutex::default(), choices: choices.collect() })
     }
 
@@ -118,7 +119,8 @@ impl Matmul {
     /// # Errors
     /// The driver's and the library's.
     pub fn tune(&self, device: &Device) -> CudaResult<Vec<String>> {
-        let keys: Vec<Key> = self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner).keys().copied().collect();
+        let keys: Vec<Key> =
+            self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner).keys().copied().collect();
         let mut lines = Vec::new();
         for key in keys.iter().filter(|key| !key.bias) {
             let (m, n, k) = key.shape;

@@ -200,9 +200,8 @@ impl Tensor {
         let bytes = Self { rows: 1, cols: self.span(), ..self.clone() };
         let whole = bytes.span() * self.dtype.bytes();
         // SAFETY: the bytes lie inside of the allocation.
-        let mut slice = Alias::<u8>(ManuallyDrop::new(unsafe {
-            device.stream().upgrade_device_ptr(self.address(), whole)
-        }));
+        let mut slice =
+            Alias::<u8>(ManuallyDrop::new(unsafe { device.stream().upgrade_device_ptr(self.address(), whole) }));
         device.stream().memset_zeros(&mut *slice.0).map_err(driver("zero"))
     }
 

@@ -71,7 +71,14 @@ pub fn update(device: &Device, p: Parameters<'_>, rule: Rule<'_>) -> CudaResult<
     }
     let code = code(OP, p.tap_gradients)?;
     let defines = [("DTYPE", code), ("VEC", VEC as i64), ("COPY", i64::from(p.copy.is_some()))];
-    let kernel = |entry, blocks: usize, threads| Kernel { file: FILE, entry, defines: &defines, blocks: (blocks, 1), threads, shared: 0 };
+    let kernel = |entry, blocks: usize, threads| Kernel {
+        file: FILE,
+        entry,
+        defines: &defines,
+        blocks: (blocks, 1),
+        threads,
+        shared: 0,
+    };
     let (g, tap_g) = (p.gradients, p.tap_gradients);
     // SAFETY: the arguments of square_sums; sizes were checked above.
     unsafe {

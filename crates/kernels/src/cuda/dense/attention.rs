@@ -82,7 +82,8 @@ impl Call<'_> {
                 v: Rows { data: v.0.as_view(), stride: sv },
                 cu_seqlens: cu.as_ref().map(|c| c.0.as_view()),
             };
-            let output = Output { o: RowsMut { data: out.0.as_view_mut(), stride: o.stride }, lse: lse.0.as_view_mut() };
+            let output =
+                Output { o: RowsMut { data: out.0.as_view_mut(), stride: o.stride }, lse: lse.0.as_view_mut() };
             forward(device, shape, &input, output)
         }
     }

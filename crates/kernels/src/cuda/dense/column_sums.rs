@@ -38,8 +38,14 @@ pub(super) fn sum_rows(
     check_flat(OP, "out", out, cols, Dtype::F32)?;
     check_flat(OP, "parts", parts, count * width, Dtype::F32)?;
     let defines = [("DTYPE", 0), ("VEC", 1), ("ACCUMULATE", i64::from(accumulate))];
-    let kernel =
-        Kernel { file: FILE, entry: "sum_rows", defines: &defines, blocks: (cols.div_ceil(32), 1), threads: 256, shared: 0 };
+    let kernel = Kernel {
+        file: FILE,
+        entry: "sum_rows",
+        defines: &defines,
+        blocks: (cols.div_ceil(32), 1),
+        threads: 256,
+        shared: 0,
+    };
     let first = Arg(parts.address() + (from * 4) as u64);
     let args = &mut [first, width.into(), out.into(), count.into(), cols.into()];
     // SAFETY: the arguments of sum_rows, of the shapes checked above.

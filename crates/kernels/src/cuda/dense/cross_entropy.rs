@@ -17,27 +17,25 @@ pub fn cross_entropy(
     weight: Option<&Tensor>,
 ) -> CudaResult<()> {
     const OP: &str = "cuda cross entropy";
-    for (name, list, dtype) in [("targets", targets, Dtype::U32), ("nll", nll, Dtype::F32), ("argmax", argmax, Dtype::U32)] {
+    for (name, list, dtype) in
+        [("targets", targets, Dtype::U32), ("nll", nll, Dtype::F32), ("argmax", argmax, Dtype::U32)]
+    {
         check_flat(OP, name, list, logits.rows, dtype)?;
     }
     if let Some(weight) = weight {
         check_flat(OP, "weight", weight, 1, Dtype::F32)?;
     }
     let vec = vector(&[logits], &[logits.cols]);
-    // A row in shared memory, two of them on a multiprocessor where both fit; long rows have as many threads as there are.
-    let bytes = logits.cols * logits.dtype.bytes();
-    let cached = vec > 1 && weight.is_some() && bytes + 1024 <= device.shared_per_block();
-    let most = if cached && 2 * bytes + 4096 > device.shared_per_block() { 32 } else { 16 };
-    let threads = (logits.cols / vec).div_ceil(32 * 4).next_power_of_two().clamp(1, most) * 32;
+    let threads = (logits.cols / vec).div_ceil(32 * 4).next_power_of_two().clamp(1, 16) * 32;
     let defines = [
         ("DTYPE", code(OP, logits)?),
         ("VEC", vec as i64),
         ("THREADS", threads as i64),
         ("GRAD", i64::from(weight.is_some())),
-        ("CACHED", i64::from(cached)),
     ];
     let blocks = (logits.rows, 1);
-    let kernel = Kernel { file: "cross_entropy.cu", entry: "cross_entropy", defines: &defines, blocks, threads, shared: if cached { bytes } else { 0 } };
+    let kernel =
+        Kernel { file: "cross_entropy.cu", entry: "cross_entropy", defines: &defines, blocks, threads, shared: 0 };
     let args: &mut [Arg] = &mut [
         logits.into(),
         logits.stride.into(),

@@ -167,9 +167,7 @@ pub fn positions_backward(
         dtable.cols.into(),
     ];
     // SAFETY: the arguments of positions_bwd, of the shapes checked above.
-    unsafe {
-        over(device, "positions_bwd", code(OP, dy)?, vec, i64::from(accumulate), dtable.rows, dtable.cols, args)
-    }
+    unsafe { over(device, "positions_bwd", code(OP, dy)?, vec, i64::from(accumulate), dtable.rows, dtable.cols, args) }
 }
 
 /// # Safety
@@ -200,7 +198,8 @@ mod tests {
         let (order, starts, tokens, count) = Sorted::of(&[7, 2, 7, 0, 2]);
         assert_eq!((order, count), (vec![3, 1, 4, 0, 2], 3));
         assert_eq!((starts, tokens), (vec![0, 1, 3, 5, 5, 5], vec![0, 2, 7, 0, 0]));
-        let ids: Vec<u32> = (0..5000u32).map(|i| i.wrapping_mul(2_654_435_761) % 100_352).chain([u32::MAX, 0]).collect();
+        let ids: Vec<u32> =
+            (0..5000u32).map(|i| i.wrapping_mul(2_654_435_761) % 100_352).chain([u32::MAX, 0]).collect();
         let mut sorted: Vec<u32> = (0..ids.len() as u32).collect();
         sorted.sort_by_key(|&row| ids[row as usize]);
         assert_eq!(by_id(&ids), sorted);

@@ -21,7 +21,7 @@ pub use column_sums::column_sums;
 pub use cross_entropy::cross_entropy;
 pub use embedding::{Sorted, embedding, embedding_backward, positions, positions_backward};
 pub use norm::{NORM_BLOCKS, Norm, norm, norm_backward};
-pub use pointwise::{add, copy, gelu, gelu_backward, swiglu, swiglu_backward};
+pub use pointwise::{add, clear, copy, gelu, gelu_backward, swiglu, swiglu_backward};
 pub use rope::{Turn, rope};
 pub use short_conv::{Conv, ConvGrad, Taps, TapsGrad, short_conv, short_conv_backward};
 
@@ -115,10 +115,7 @@ fn refused(op: &'static str, what: String, remedy: &'static str) -> CudaError {
 fn check(op: &'static str, rows: usize, cols: usize, dtype: Dtype, operands: &[(&str, &Tensor)]) -> CudaResult<()> {
     for (name, t) in operands {
         if (t.rows, t.cols, t.dtype) != (rows, cols, dtype) {
-            let what = format!(
-                "{name} is [{}, {}] {:?}, expected [{rows}, {cols}] {dtype:?}",
-                t.rows, t.cols, t.dtype
-            );
+            let what = format!("{name} is [{}, {}] {:?}, expected [{rows}, {cols}] {dtype:?}", t.rows, t.cols, t.dtype);
             return Err(refused(op, what, "pass operands of the op's shape"));
         }
     }

@@ -79,8 +79,14 @@ pub fn norm(
         ("ADD", i64::from(add.is_some())),
         ("ACCUMULATE", 0),
     ];
-    let kernel =
-        Kernel { file: FILE, entry: "norm_fwd", defines: &defines, blocks: (groups.div_ceil(WARPS), 1), threads: 256, shared: 0 };
+    let kernel = Kernel {
+        file: FILE,
+        entry: "norm_fwd",
+        defines: &defines,
+        blocks: (groups.div_ceil(WARPS), 1),
+        threads: 256,
+        shared: 0,
+    };
     let args = &mut [
         x.into(),
         x.stride.into(),
@@ -130,7 +136,8 @@ pub fn norm_backward(
         ("ADD", 0),
         ("ACCUMULATE", i64::from(accumulate)),
     ];
-    let kernel = Kernel { file: FILE, entry: "norm_bwd", defines: &defines, blocks: (blocks, 1), threads: 256, shared: 0 };
+    let kernel =
+        Kernel { file: FILE, entry: "norm_bwd", defines: &defines, blocks: (blocks, 1), threads: 256, shared: 0 };
     let args: &mut [Arg] = &mut [
         x.into(),
         x.stride.into(),

@@ -73,3 +73,11 @@ pub fn add(device: &Device, a: &Tensor, b: &Tensor, y: &Tensor) -> CudaResult<()
 pub fn copy(device: &Device, x: &Tensor, y: &Tensor) -> CudaResult<()> {
     each(device, "cuda copy", "copy", &[("x", x), ("y", y)])
 }
+
+/// `y = 0`; what lies between the rows is left alone.
+///
+/// # Errors
+/// Types that do not fit.
+pub fn clear(device: &Device, y: &Tensor) -> CudaResult<()> {
+    each(device, "cuda clear", "clear", &[("y", y)])
+}

@@ -36,10 +36,9 @@ pub fn rope(
     check_flat(OP, "positions", positions, x.rows, Dtype::U32)?;
     let half = table.cols / 2;
     let vec = vector(&[x, y], &[half]);
-    let each = if heads.is_multiple_of(4) { 4 } else { 1 };
     let sign = if turn == Turn::Forward { 1 } else { -1 };
-    let defines = [("DTYPE", code(OP, x)?), ("VEC", vec as i64), ("SIGN", sign), ("HEADS", each as i64)];
-    let blocks = ((x.rows * (heads / each * half / vec)).div_ceil(256), 1);
+    let defines = [("DTYPE", code(OP, x)?), ("VEC", vec as i64), ("SIGN", sign)];
+    let blocks = ((x.rows * (heads * half / vec)).div_ceil(256), 1);
     let kernel = Kernel { file: "rope.cu", entry: "rope", defines: &defines, blocks, threads: 256, shared: 0 };
     let args: &mut [Arg] = &mut [
         x.into(),

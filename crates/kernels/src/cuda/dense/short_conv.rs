@@ -119,9 +119,7 @@ fn run<T: Element>(device: &Device, conv: Conv<'_>, pass: Pass<'_>) -> CudaResul
                 rank: z.cols / streams,
                 static_w: static_w(),
             },
-            _ => Filter::Static {
-                w: static_w().ok_or_else(|| refused(OP, "no static taps".into(), "pass the taps"))?,
-            },
+            _ => Filter::Static { w: static_w().ok_or_else(|| refused(OP, "no static taps".into(), "pass the taps"))? },
         };
         let input = Input {
             x: Rows { data: xs.0.as_view(), stride: x.stride, stream: d },

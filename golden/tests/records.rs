@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cli::Experiment;
 use golden::{SNAPSHOTS, record_snapshots_of};
 use insta::Settings;
+use lm_scaling::Table;
 use report::claim::judge_all;
 use report::measured::Measured;
 use report::paper;
@@ -17,7 +18,14 @@ const GOLDEN: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Every experiment whose runs may be recorded.
 fn experiments() -> Vec<Box<dyn Experiment>> {
-    vec![Box::new(recall::Figure), Box::new(step_throughput::Table::default())]
+    vec![
+        Box::new(recall::Figure),
+        Box::new(Table::one(&[linear_rnn::probe, moe::probe])),
+        Box::new(Table::three()),
+        Box::new(Table::scaling()),
+        Box::new(Table::nanogpt()),
+        Box::new(step_throughput::Table::default()),
+    ]
 }
 
 /// The records by name, `<item>.<scale>.<device>`.

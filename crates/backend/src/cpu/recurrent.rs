@@ -50,7 +50,6 @@ impl CpuBackend {
         Ok(gated_delta_rule::forward(&op.shape(tape, seqs), &self.delta_input(op)?, y, None, saved)?)
     }
 
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn delta_backward(
         &self,
         tape: &Tape,
@@ -102,7 +101,6 @@ impl CpuBackend {
         Ok(ssd::forward(&op.shape(tape, seqs), &self.ssd_input(op)?, y, None, saved)?)
     }
 
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn ssd_backward(
         &self,
         tape: &Tape,

@@ -92,11 +92,6 @@ pub struct Corpus {
 }
 
 impl TextConfig {
-    /// Whether this text needs a data folder.
-    pub fn is_built_in(&self) -> bool {
-        BUILT_IN.iter().any(|(name, _)| *name == self.text)
-    }
-
     /// Opens the text; `data` is the data folder, if there is one.
     ///
     /// # Errors

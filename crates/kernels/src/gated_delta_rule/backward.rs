@@ -256,7 +256,6 @@ impl Head<'_> {
 
     /// Everything row by row: dv, db, the parts of dk and dq that pass by the state, dG, and in `dpairs` the gradients by
     /// the products k.k and q.k.
-    #[allow(clippy::too_many_arguments)]
     fn pointwise(
         &self,
         row: usize,

@@ -76,8 +76,11 @@ fn token(s: &Shape, x: &[Vec<f64>; 8], row: usize, head: usize) -> Token {
     Token { k, q, norms: [q_norm, k_norm], g, beta: 1.0 / (1.0 + (-x[4][at]).exp()) }
 }
 
-/// o, the states before and after each token of each head, and the final states.
-fn reference(s: &Shape, x: &[Vec<f64>; 8]) -> (Vec<f64>, Vec<Vec<[Vec<f64>; 2]>>, Vec<f64>) {
+/// A head's state before and after each of its tokens.
+type States = Vec<[Vec<f64>; 2]>;
+
+/// o, the states of each head, and the final states.
+fn reference(s: &Shape, x: &[Vec<f64>; 8]) -> (Vec<f64>, Vec<States>, Vec<f64>) {
     let (key, value, size) = (s.key_size, s.value_size, s.key_size * s.value_size);
     let scale = 1.0 / (key as f64).sqrt();
     let (mut o, mut states, mut last) = (vec![0.0; x[2].len()], Vec::new(), Vec::new());

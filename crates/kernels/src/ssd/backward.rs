@@ -176,7 +176,6 @@ impl Task {
         by_params
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn chunk(
         &self,
         pass: &Pass,
@@ -258,7 +257,6 @@ impl Task {
     }
 
     /// dx and ddt of a head, and its shares of the gradients by c b^T and by parameters.
-    #[allow(clippy::too_many_arguments)]
     fn head(
         &self,
         pass: &Pass,

@@ -29,7 +29,9 @@ pub fn gated_delta_rule<E: Real, D: Device<E>, T: Tape<E, D>>(
         let norm = square.try_add(E::lift(1e-6))?.try_sqrt()?.try_broadcast_like::<_, Axis<1>>(&rows)?;
         x.try_div(norm)?.try_reshape_like(&(n, heads, key_size))
     };
-    let (_, decay) = gates(a, a_log, dt_bias)?;
+    let (dt, decay) = gates(a, a_log, dt_bias)?;
+    let (decay, tape) = decay.split_tape();
+    let decay = decay.put_tape(tape.merge(dt.split_tape().1));
     let q = unit(q)?.try_mul(E::lift(1.0 / (key_size as f64).sqrt()))?;
     let v = v.try_reshape_like(&(n, heads, value_size))?;
     recurrence(q, unit(k)?, v, decay, Some(b.try_sigmoid()?), layout)
@@ -63,7 +65,7 @@ pub fn ssd<E: Real, D: Device<E>, T: Tape<E, D>>(
     recurrence(spread(c)?, spread(b)?, scaled, decay, None, layout)?.try_add(past)
 }
 
-/// `dt = softplus(x + dt_bias)` and `exp(-exp(a_log) dt)`.
+/// `dt = softplus(x + dt_bias)`, which keeps its tape, and `exp(-exp(a_log) dt)` with the tape of what comes after.
 #[allow(clippy::type_complexity)]
 fn gates<E: Real, D: Device<E>, T: Tape<E, D>>(
     x: Matrix<E, D, T>,

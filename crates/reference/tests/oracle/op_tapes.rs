@@ -111,8 +111,9 @@ fn ops() -> Vec<(String, Build)> {
         }));
     }
     ops.push(case("gated_delta_rule of one value", |t, x| {
-        let [a_log, dt_bias] = ["a_log", "dt_bias"].map(|name| param(t, name, &[D]));
-        t.gated_delta_rule(GatedDeltaRule { q: x, k: x, v: x, a: x, b: x, a_log, dt_bias })
+        let [a_log, dt_bias] = ["a_log", "dt_bias"].map(|name| param(t, name, &[2]));
+        let a = branch(t, "a", x, 2);
+        t.gated_delta_rule(GatedDeltaRule { q: x, k: x, v: x, a, b: a, a_log, dt_bias })
     }));
     for (heads, groups) in [(1, 1), (2, 1), (4, 2)] {
         ops.push(case(&format!("ssd, {heads} heads in {groups} groups"), move |t, x| {

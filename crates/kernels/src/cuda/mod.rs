@@ -11,10 +11,12 @@ mod cache;
 pub mod compile;
 mod device;
 mod error;
+pub mod graph;
 mod library;
 pub mod short_conv;
 pub mod source;
 
+pub use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 pub use device::Device;
 pub use error::{CudaError, CudaResult};
 pub use library::{driver_present, load_cublas};

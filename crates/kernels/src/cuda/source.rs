@@ -27,6 +27,17 @@ pub fn text(name: &str) -> CudaResult<Cow<'static, str>> {
     found.map(|(_, text)| Cow::Borrowed(*text)).ok_or_else(|| CudaError::File { path: name.into(), error: error() })
 }
 
+/// SHA-256 over every file's name and text, in hexadecimal: what a record says of the kernels it ran.
+pub fn hash() -> String {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for (name, text) in FILES {
+        hash.update(format!("{name} {}\n", text.len()));
+        hash.update(text);
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// The headers, which any source may include.
 pub fn headers() -> CudaResult<Vec<(&'static str, Cow<'static, str>)>> {
     FILES.iter().filter(|(name, _)| name.ends_with(".cuh")).map(|(name, _)| Ok((*name, text(name)?))).collect()

@@ -7,9 +7,9 @@ use cli::{Device as Found, DeviceArg, Error, Experiment, Facts, Metric, RowConte
 use kernels::cuda::{CudaError, Device};
 
 use crate::case::Dtype;
+use crate::check;
 use crate::peer::{Peer, peers};
 use crate::row::Row;
-use crate::check;
 use crate::timing::{self, Times};
 
 /// Floats of a CPU copy: far more than the caches hold.
@@ -60,8 +60,7 @@ impl Table {
 
     fn on_gpu(&self, device: &Device, row: &Row) -> Result<(f64, Times, f64), Error> {
         let gate = row.gate(Dtype::Bf16);
-        let outcome =
-            if row.decode { check::check_decode(device, &gate, 0) } else { check::check(device, &gate, 0) };
+        let outcome = if row.decode { check::check_decode(device, &gate, 0) } else { check::check(device, &gate, 0) };
         refuse(&outcome)?;
         let case = row.case(Dtype::Bf16);
         let time = if row.decode { timing::gpu_step } else { timing::gpu };
@@ -141,7 +140,9 @@ impl Experiment for Table {
         let gpu = self.gpu.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (dtype, (error, times, rate)) = match &gpu {
             Some(device) => (Dtype::Bf16, self.on_gpu(device, &row)?),
-            None if row.decode => return Err(Error::config("a decode step is timed on a GPU only").hint("--device cuda")),
+            None if row.decode => {
+                return Err(Error::config("a decode step is timed on a GPU only").hint("--device cuda"));
+            }
             None => (Dtype::F32, self.on_cpu(&row, ctx.threads)?),
         };
         let (bytes, both_bytes) = row.bytes(dtype);

@@ -2,8 +2,8 @@
 //! before and after), results into memory poisoned with NaN.
 
 use kernels::cuda::short_conv::{
-    Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward,
-    step,
+    Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape, backward,
+    forward, step,
 };
 use kernels::cuda::{CudaResult, CudaSlice, Device};
 

@@ -47,7 +47,8 @@ pub fn check(device: &Device) -> CudaResult<Vec<String>> {
             };
             // Other numbers in the first sequence than in the last; zeros between are enough.
             for b in [0, batch - 1] {
-                let sign = |v: &[bf16]| -> Vec<bf16> { v.iter().map(|v| if b < batch - 1 { -*v } else { *v }).collect() };
+                let sign =
+                    |v: &[bf16]| -> Vec<bf16> { v.iter().map(|v| if b < batch - 1 { -*v } else { *v }).collect() };
                 device.upload_to(&sign(&block), &mut t.x.slice_mut(b * LEN * D..(b + 1) * LEN * D))?;
                 device.upload_to(&sign(&taps), &mut t.rows.slice_mut(b * LEN * columns..(b + 1) * LEN * columns))?;
             }
@@ -61,7 +62,10 @@ pub fn check(device: &Device) -> CudaResult<Vec<String>> {
         for (name, (a, b)) in ["y", "dx", "dtaps"].iter().zip(whole.iter().zip(&alone)) {
             let differ = a.iter().zip(b).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
             if differ > 0 || a.iter().all(|v| *v == bf16::ZERO) {
-                wrong.push(format!("{kind}, {} elements: {differ} of the last sequence's {name} differ", BATCH * LEN * D));
+                wrong.push(format!(
+                    "{kind}, {} elements: {differ} of the last sequence's {name} differ",
+                    BATCH * LEN * D
+                ));
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use kernel_throughput::apply::{self, Kind, Options, apply};
@@ -28,6 +29,9 @@ enum Command {
         /// Only cases I, I + N, I + 2 N, ...: several processes share the work
         #[arg(long, value_name = "I/N", value_parser = shard, default_value = "0/1")]
         shard: (usize, usize),
+        /// Begin no further case after this many seconds
+        #[arg(long, value_name = "N")]
+        seconds: Option<u64>,
         /// Only a few cases of few tokens and odd sizes, for a run under compute-sanitizer
         #[arg(long)]
         small: bool,
@@ -83,7 +87,7 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Check { ordinal, shard, small, large } => run_check(ordinal, shard, small, large),
+        Command::Check { ordinal, shard, seconds, small, large } => run_check(ordinal, shard, seconds, small, large),
         Command::Apply { op, input, output, device, dtype, residual, silu } => {
             let dtype = match dtype {
                 Type::F32 => Dtype::F32,
@@ -107,6 +111,7 @@ fn main() -> ExitCode {
 fn run_check(
     ordinal: usize,
     (index, shards): (usize, usize),
+    seconds: Option<u64>,
     small: bool,
     large: bool,
 ) -> Result<ExitCode, (u8, String)> {
@@ -128,18 +133,21 @@ fn run_check(
             println!("WRONG {}: {}", outcome.case, outcome.wrong.join("; "));
         }
     };
+    let deadline = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let cases = if small { sample::small() } else { sample::sample() };
     let decoded = sample::decoded();
+    let all = decoded.iter().map(|case| (case, true)).chain(cases.iter().map(|case| (case, false)));
+    let mine: Vec<_> = all.enumerate().skip(index).step_by(shards).collect();
     let mut count = 0;
-    for (i, case) in cases.iter().enumerate().skip(index).step_by(shards) {
-        tell(case.dtype, &check(&device, case, i as u64));
-        count += 1;
-    }
-    for (i, case) in decoded.iter().enumerate().skip(index).step_by(shards) {
-        tell(case.dtype, &check_decode(&device, case, i as u64));
+    for (i, (case, decode)) in mine.iter().take_while(|_| !late()) {
+        let run = if *decode { check_decode } else { check };
+        tell(case.dtype, &run(&device, case, *i as u64));
         count += 1;
     }
     let worst: Vec<String> = worst.iter().map(|(d, e)| format!("{} {e:.1e}", d.name())).collect();
-    println!("{} of {count} cases ok on {}; worst errors {}", count - failures, device.name(), worst.join(", "));
+    let left = mine.len() - count;
+    let left = if left > 0 { format!(", {left} not begun") } else { String::new() };
+    println!("{} of {count} cases ok on {}{left}; worst errors {}", count - failures, device.name(), worst.join(", "));
     Ok(ExitCode::from(u8::from(failures > 0)))
 }

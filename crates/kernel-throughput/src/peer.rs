@@ -23,7 +23,10 @@ pub fn peers(path: &Path) -> Result<Vec<Peer>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut lines = text.lines();
     if lines.next() != Some(HEADER) {
-        return Err(format!("{}: the first line is not `{HEADER}`: write it with kernels/peer_bench.py", path.display()));
+        return Err(format!(
+            "{}: the first line is not `{HEADER}`: write it with kernels/peer_bench.py",
+            path.display()
+        ));
     }
     let lines = lines.filter(|line| !line.trim().is_empty());
     lines.map(|line| parse(line).ok_or_else(|| format!("{}: not a peer's line: {line}", path.display()))).collect()

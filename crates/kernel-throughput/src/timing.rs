@@ -10,9 +10,9 @@ use kernels::cuda::graph::{Graph, Moment};
 use kernels::cuda::{CudaResult, CudaSlice, Device};
 
 use crate::case::Case;
+use crate::cpu;
 use crate::gpu::{Given, Made};
 use crate::values::Operands;
-use crate::cpu;
 
 /// More than the last cache of any device of today.
 const FLUSH: usize = 256 << 20;

@@ -58,7 +58,10 @@ impl<F: Copy + Into<f64>> Results<F> {
     /// ‖self - reference‖ / ‖reference‖ of each result; NaN anywhere gives NaN, another size infinity.
     pub fn errors<G: Copy + Into<f64>>(&self, reference: &Results<G>) -> Vec<(&'static str, f64)> {
         let pairs = self.named().into_iter().zip(reference.named());
-        pairs.filter(|((_, a), (_, b))| a.len() + b.len() > 0).map(|((name, a), (_, b))| (name, distance(a, b))).collect()
+        pairs
+            .filter(|((_, a), (_, b))| a.len() + b.len() > 0)
+            .map(|((name, a), (_, b))| (name, distance(a, b)))
+            .collect()
     }
 }
 

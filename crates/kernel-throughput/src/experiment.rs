@@ -12,9 +12,6 @@ use crate::peer::{Peer, peers};
 use crate::row::Row;
 use crate::timing::{self, Times};
 
-/// Floats of a CPU copy: far more than the caches hold.
-const CPU_COPY: usize = 16 << 20;
-
 /// The kernel benchmark: its plan is `reproduce/table-2/table-2.toml`. A row is compared with the f64 reference first; one
 /// that is off is an error, not a time.
 #[derive(Debug, Default)]
@@ -22,7 +19,7 @@ pub struct Table {
     peers: Vec<Peer>,
     /// The GPU, once it is open.
     gpu: Mutex<Option<Arc<Device>>>,
-    /// Bytes per second of a copy, once it is measured.
+    /// Bytes per second of a copy on it, once it is measured.
     copy_rate: Mutex<Option<f64>>,
 }
 
@@ -48,12 +45,12 @@ impl Table {
         Ok((table, rest))
     }
 
-    fn copy_rate(&self, measure: impl FnOnce() -> Result<f64, Error>) -> Result<f64, Error> {
+    fn copy_rate(&self, device: &Device) -> Result<f64, Error> {
         let mut known = self.copy_rate.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rate) = *known {
             return Ok(rate);
         }
-        let rate = measure()?;
+        let rate = timing::gpu_copy_rate(device).map_err(broken)?;
         *known = Some(rate);
         Ok(rate)
     }
@@ -64,17 +61,19 @@ impl Table {
         refuse(&outcome)?;
         let case = row.case(Dtype::Bf16);
         let time = if row.decode { timing::gpu_step } else { timing::gpu };
-        let rate = self.copy_rate(|| timing::gpu_copy_rate(device).map_err(broken))?;
+        let rate = self.copy_rate(device)?;
         Ok((outcome.worst(), time(device, &case, row.repetitions).map_err(broken)?, rate))
     }
 
-    fn on_cpu(&self, row: &Row, threads: usize) -> Result<(f64, Times, f64), Error> {
+    fn on_cpu(row: &Row, threads: usize) -> Result<(f64, Times, f64), Error> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::config)?;
         pool.install(|| {
             let outcome = check::check_cpu(&row.gate(Dtype::F32), 0);
             refuse(&outcome)?;
-            let rate = self.copy_rate(|| Ok(timing::cpu_copy_rate(CPU_COPY)))?;
-            let times = timing::cpu(&row.case(Dtype::F32), row.repetitions).map_err(Error::config)?;
+            let case = row.case(Dtype::F32);
+            // Of as much as x and y hold: what fits the caches is copied from them.
+            let rate = timing::cpu_copy_rate(case.rows() * case.d);
+            let times = timing::cpu(&case, row.repetitions).map_err(Error::config)?;
             Ok((outcome.worst(), times, rate))
         })
     }
@@ -143,7 +142,7 @@ impl Experiment for Table {
             None if row.decode => {
                 return Err(Error::config("a decode step is timed on a GPU only").hint("--device cuda"));
             }
-            None => (Dtype::F32, self.on_cpu(&row, ctx.threads)?),
+            None => (Dtype::F32, Self::on_cpu(&row, ctx.threads)?),
         };
         let (bytes, both_bytes) = row.bytes(dtype);
         let limit = |bytes: u64| bytes as f64 / rate * 1e6;
@@ -164,9 +163,9 @@ impl Experiment for Table {
                 ("limit_fwdbwd_us", limit(bytes)),
                 ("fwdbwd_of_limit", both.median / limit(bytes)),
                 ("fwdbwd_mb", bytes as f64 / 1e6),
-                ("bandwidth", rate / 1e12),
                 ("copy_share", 100.0 * limit(bytes) / both.median),
             ]);
+            values.extend(gpu.is_some().then_some(("bandwidth", rate / 1e12)));
         }
         if let Some((forward, both)) = &times.plain {
             values.extend([("fwd_bwd", both.median / 1e3), ("bwd", (both.median - forward.median) / 1e3)]);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cli::Experiment;
 use golden::{SNAPSHOTS, record_snapshots_of};
 use insta::Settings;
+use lm_scaling::Table;
 use report::claim::judge_all;
 use report::measured::Measured;
 use report::paper;
@@ -17,7 +18,13 @@ const GOLDEN: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Every experiment whose runs may be recorded.
 fn experiments() -> Vec<Box<dyn Experiment>> {
-    vec![Box::new(recall::Figure)]
+    vec![
+        Box::new(recall::Figure),
+        Box::new(Table::one(&[linear_rnn::probe, moe::probe])),
+        Box::new(Table::three()),
+        Box::new(Table::scaling()),
+        Box::new(Table::nanogpt()),
+    ]
 }
 
 /// The records by name, `<item>.<scale>.<device>`.
@@ -82,7 +89,8 @@ fn records_render_as_accepted() {
     for (name, Run { record, metrics, .. }) in records() {
         let Ok(item) = paper::item(&record.item) else { continue };
         let measured = Measured::of(&item, &metrics);
-        let rows: Vec<String> = record.rows.iter().map(|row| row.id.clone()).collect();
+        let rows = record.rows.iter().map(|row| row.id.as_str()).chain(item.derived_rows());
+        let rows: Vec<String> = rows.map(String::from).collect();
         let (scale, device, hardware) = (&record.scale, &record.device.kind, &record.device.name);
         let stale = stale.get(&name).map(String::as_str);
         let table = build(&item, &rows, Some(Column { measured: &measured, scale, device, hardware, stale }), None);

@@ -17,7 +17,7 @@ pub use backend::{Backend, Scores};
 pub use batch::{Batch, IGNORE};
 pub use cpu::{CpuBackend, Decoder};
 pub use error::{Error, Result};
-pub use op::{Filter, Moe, Op, Param, Var};
+pub use op::{Filter, GatedDeltaRule, Moe, Op, Param, Ssd, Var};
 pub use optim::{AdamW, State, excess_load};
 pub use params::{Init, ParamSpec, Params};
 pub use tape::Tape;

@@ -75,6 +75,46 @@ pub struct Moe {
     pub z_weight: f32,
 }
 
+/// The gated delta rule (shapes: H heads, K and V the sizes of a head's key and value); see [`kernels::gated_delta_rule`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GatedDeltaRule {
+    /// Queries `[.., H K]`, normed inside.
+    pub q: Var,
+    /// Keys `[.., H K]`, normed inside.
+    pub k: Var,
+    /// Values `[.., H V]`.
+    pub v: Var,
+    /// Before bias and softplus, how much is forgotten `[.., H]`.
+    pub a: Var,
+    /// Before the sigmoid, how much is written `[.., H]`.
+    pub b: Var,
+    /// Log of the rate of decay `[H]`.
+    pub a_log: Param,
+    /// Added to a `[H]`.
+    pub dt_bias: Param,
+}
+
+/// Mamba-2's recurrence (shapes: H heads, P columns of one, G groups, S the state's size); see [`kernels::ssd`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ssd {
+    /// Input `[.., H P]`.
+    pub x: Var,
+    /// Where the state is written `[.., G S]`.
+    pub b: Var,
+    /// Where the state is read `[.., G S]`.
+    pub c: Var,
+    /// Step sizes before bias and softplus `[.., H]`.
+    pub dt: Var,
+    /// Log of the rate of decay `[H]`.
+    pub a_log: Param,
+    /// Added to dt `[H]`.
+    pub dt_bias: Param,
+    /// What x is multiplied by past the state `[H]`.
+    pub d: Param,
+    /// Groups of heads that share b and c.
+    pub groups: usize,
+}
+
 /// What runs: each op's inputs and options. Its output is the [`Var`] of its position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
@@ -168,6 +208,10 @@ pub enum Op {
     },
     /// The weighted sum of each token's `top_k` SwiGLU experts. Its auxiliary losses join the tape's loss.
     Moe(Moe),
+    /// The recurrence of Gated DeltaNet, `[.., H V]`.
+    GatedDeltaRule(GatedDeltaRule),
+    /// The recurrence of Mamba-2, `[.., H P]`.
+    Ssd(Ssd),
     /// `a + b`.
     Add {
         /// First summand.
@@ -197,6 +241,8 @@ impl Op {
             Op::Gelu { .. } => "gelu",
             Op::ShortConv { .. } => "short_conv",
             Op::Moe(_) => "moe",
+            Op::GatedDeltaRule(_) => "gated_delta_rule",
+            Op::Ssd(_) => "ssd",
             Op::Add { .. } => "add",
             Op::CrossEntropy { .. } => "cross_entropy",
         }

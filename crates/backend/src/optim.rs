@@ -20,6 +20,10 @@ pub struct AdamW {
 }
 
 /// What takes the place of the gradient of a balancing bias: each expert's load above the mean.
+///
+/// ```
+/// assert_eq!(backend::excess_load(&[5, 0, 1]), [3.0, -2.0, -1.0]);
+/// ```
 pub fn excess_load(load: &[usize]) -> Vec<f32> {
     let mean = load.iter().sum::<usize>() as f64 / load.len().max(1) as f64;
     load.iter().map(|&n| (n as f64 - mean) as f32).collect()

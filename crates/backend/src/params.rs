@@ -26,6 +26,20 @@ pub enum Init {
         /// Half the width of the interval.
         bound: f32,
     },
+    /// The log of a uniform value: rates of decay.
+    LogOfUniform {
+        /// Least value, above 0.
+        low: f32,
+        /// Largest value.
+        high: f32,
+    },
+    /// What softplus turns to a value whose log is uniform: biases of step sizes.
+    InverseSoftplus {
+        /// Least value after softplus, above 0.
+        low: f32,
+        /// Largest value after softplus.
+        high: f32,
+    },
 }
 
 /// A parameter as a tape declares it.
@@ -127,6 +141,16 @@ fn draw(spec: &ParamSpec, seed: u64) -> Vec<f32> {
             let mut rng = rng(spec, seed);
             (0..n).map(|_| ((unit(&mut rng) * 2.0 - 1.0) * f64::from(bound)) as f32).collect()
         }
+        Init::LogOfUniform { low, high } => {
+            let (mut rng, low, high) = (rng(spec, seed), f64::from(low), f64::from(high));
+            (0..n).map(|_| (low + unit(&mut rng) * (high - low)).ln() as f32).collect()
+        }
+        Init::InverseSoftplus { low, high } => {
+            let (mut rng, low, high) = (rng(spec, seed), f64::from(low).ln(), f64::from(high).ln());
+            // The inverse of y = ln(1 + e^x) is y + ln(1 - e^-y).
+            let inverse = |y: f64| y + (-(-y).exp_m1()).ln();
+            (0..n).map(|_| inverse((low + unit(&mut rng) * (high - low)).exp()) as f32).collect()
+        }
         Init::Normal { std } => {
             let mut rng = rng(spec, seed);
             (0..n).map(|_| (normal(&mut rng) * f64::from(std)) as f32).collect()
@@ -182,6 +206,19 @@ mod tests {
             assert!(mean.abs() < 4.0 * std / n.sqrt(), "{init:?}: mean {mean}");
             assert!((var.sqrt() / std - 1.0).abs() < 0.01, "{init:?}: std {}", var.sqrt());
         }
+    }
+
+    #[test]
+    fn rates_and_step_sizes_lie_where_they_should() {
+        let draw = |init| Params::init([spec("x", init)].into(), 3).values.remove(0).into_iter().map(f64::from);
+        let spread = |values: Vec<f64>, low: f64, high: f64| {
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            assert!(values.iter().all(|v| (low - 1e-4..=high + 1e-4).contains(v)), "{low} to {high}");
+            assert!((mean - (low + high) / 2.0).abs() < 0.01 * (high - low), "mean {mean} of {low} to {high}");
+        };
+        spread(draw(Init::LogOfUniform { low: 1.0, high: 16.0 }).map(f64::exp).collect(), 1.0, 16.0);
+        let steps = draw(Init::InverseSoftplus { low: 1e-3, high: 0.1 });
+        spread(steps.map(|x| x.exp().ln_1p().ln()).collect(), 1e-3f64.ln(), 0.1f64.ln());
     }
 
     #[test]

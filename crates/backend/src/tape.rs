@@ -5,6 +5,7 @@
 //! parameters are counted. A backend runs a tape forward and, op by op in reverse, backward.
 
 mod moe;
+mod recurrent;
 
 use std::sync::Arc;
 

@@ -36,6 +36,9 @@ pub struct Args {
     /// Keep the rows already finished in the --out folder and go on
     #[arg(long)]
     pub resume: bool,
+    /// Keep the last checkpoint of every run in the --out folder, for `generate`
+    #[arg(long)]
+    pub keep_checkpoints: bool,
     /// Stop in time, with exit code 4: 90s, 9m or 1.5h
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub time_budget: Option<Duration>,
@@ -173,7 +176,15 @@ mod tests {
         assert_eq!((args.scale, args.device, args.seeds, args.rows), (None, DeviceArg::Auto, None, None));
         assert_eq!((args.format, args.out, args.time_budget, args.threads), (Format::Text, None, None, None));
         assert_eq!(args.data, None);
-        assert!(!(args.recorded || args.resume || args.print_config || args.list || args.quiet || args.verbose));
+        assert!(
+            !(args.recorded
+                || args.resume
+                || args.keep_checkpoints
+                || args.print_config
+                || args.list
+                || args.quiet
+                || args.verbose)
+        );
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct RowContext<'a> {
     pub data: Option<&'a Path>,
     /// Whether to go on from such checkpoints.
     pub resume: bool,
+    /// Whether to leave them there when the row is done.
+    pub keep_checkpoints: bool,
     /// When to stop: save a checkpoint and return [`Error::stopped`].
     pub deadline: Option<Instant>,
     /// Where to report progress.

@@ -68,6 +68,7 @@ impl Session<'_> {
                 out: place.out,
                 data: data.as_deref(),
                 resume: self.args.resume,
+                keep_checkpoints: self.args.keep_checkpoints,
                 deadline,
                 progress: &progress,
             };

@@ -68,7 +68,7 @@ fn git(args: &[&str]) -> Option<String> {
 
 /// Flags that change no number: with a value, and without.
 const WITH_VALUE: [&str; 4] = ["--out", "--time-budget", "--format", "--data"];
-const ALONE: [&str; 5] = ["--resume", "--quiet", "-q", "--verbose", "-v"];
+const ALONE: [&str; 6] = ["--resume", "--keep-checkpoints", "--quiet", "-q", "--verbose", "-v"];
 
 /// The command that measures the same again: the package, and the flags that change a number.
 pub(crate) fn command(item: &str, args: &[String]) -> String {

@@ -3,27 +3,44 @@
 use std::path::Path;
 
 use backend::Decoder;
+use data::text::{TextConfig, Tokenizer};
 use model::Transformer;
-use serde_json::Value;
 
 use crate::{Error, Result};
 
-/// The model of a checkpoint at the start of one sequence, and the row it was trained as: its configurations.
+/// What a checkpoint says.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The model at the start of one sequence.
+    pub decoder: Decoder,
+    /// The tokenizer of the text it was trained on, where that text is built in.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// Opens the checkpoint of an experiment's row: `run.row.model` and, of a language model, `run.row.data`.
 ///
 /// # Errors
 /// [`Error::Train`] if the file is damaged or absent, [`Error::Config`] if it names no model or one that this program
 /// does not know.
-pub fn open(path: &Path) -> Result<(Decoder, Value)> {
+pub fn open(path: &Path) -> Result<Checkpoint> {
     let refuse = |what: String| {
         let remedy = "give a checkpoint that an experiment of this version wrote";
         Error::Config { path: path.into(), what, remedy }
     };
     let run = train::stored_run(path)?;
-    let row = run.get("row").ok_or_else(|| refuse("field run.row is missing".into()))?.clone();
+    let row = run.get("row").ok_or_else(|| refuse("field run.row is missing".into()))?;
     let model = row.get("model").ok_or_else(|| refuse("field run.row.model is missing".into()))?;
     let model: Transformer =
         serde_json::from_value(model.clone()).map_err(|e| refuse(format!("field run.row.model: {e}")))?;
+    let tokenizer = match row.get("data") {
+        None => None,
+        Some(text) => {
+            let text: TextConfig =
+                serde_json::from_value(text.clone()).map_err(|e| refuse(format!("field run.row.data: {e}")))?;
+            text.tokenizer()?
+        }
+    };
     let tape = model.record(1, 1)?;
     let (state, _) = train::load(path, &tape.specs(), &run)?;
-    Ok((Decoder::new(tape, state.params)?, row))
+    Ok(Checkpoint { decoder: Decoder::new(tape, state.params)?, tokenizer })
 }

@@ -11,6 +11,9 @@ pub enum Error {
     /// The model does not run.
     #[error(transparent)]
     Backend(#[from] backend::Error),
+    /// The tokenizer, or a text that it does not know.
+    #[error(transparent)]
+    Text(#[from] data::text::Error),
     /// The checkpoint says of no model that this program knows.
     #[error("checkpoint {}: {what}; {remedy}", path.display())]
     Config {

@@ -1,4 +1,4 @@
-//! `generate CHECKPOINT --ids 5,17`: what the model goes on with, printed as it is drawn.
+//! `generate CHECKPOINT --prompt "It was"`: what the model goes on with, printed as it is drawn.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -6,17 +6,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use generate::{Result, Sampler, generate, open};
+use data::text::Tokenizer;
+use generate::{Checkpoint, Error, Result, Sampler, Stream, generate, open};
 
-/// Go on from a prompt with the model of a checkpoint. Tokens go to stdout as they are drawn, all else to stderr.
+/// Go on from a prompt with the model of a checkpoint. Prompt and text go to stdout as they are drawn, all else to stderr.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     /// The checkpoint, a safetensors file that training wrote.
     checkpoint: PathBuf,
-    /// The prompt, as token ids.
-    #[arg(long, value_delimiter = ',', required = true)]
+    /// The prompt.
+    #[arg(long, required_unless_present = "ids", conflicts_with = "ids")]
+    prompt: Option<String>,
+    /// The prompt as token ids; prints ids, and not the prompt.
+    #[arg(long, value_delimiter = ',')]
     ids: Vec<u32>,
+    /// bytes, or a tokenizer.json file; by default that of the text the model was trained on, if it is built in.
+    #[arg(long)]
+    tokenizer: Option<String>,
     /// Tokens to draw.
     #[arg(long, default_value_t = 200)]
     tokens: usize,
@@ -49,16 +56,44 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let (mut decoder, _) = open(&args.checkpoint)?;
+    let Checkpoint { mut decoder, tokenizer } = open(&args.checkpoint)?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.seed);
     let mut out = io::stdout().lock();
-    let mut separator = "";
     // A reader that has gone away wants no more.
-    generate(&mut decoder, &args.ids, args.tokens, &mut sampler, &mut |id| {
-        let written = write!(out, "{separator}{id}").and_then(|()| out.flush());
-        separator = " ";
-        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    let mut show = move |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    };
+    let Some(prompt) = &args.prompt else {
+        let vocab = decoder.vocab();
+        let mut separator = "";
+        generate(&mut decoder, &args.ids, args.tokens, vocab, &mut sampler, &mut |id| {
+            let shown = show(&format!("{separator}{id}"));
+            separator = " ";
+            Ok(shown)
+        })?;
+        show("\n").is_break();
+        return Ok(());
+    };
+    let tokenizer = match &args.tokenizer {
+        Some(name) => Tokenizer::named(name)?,
+        None => tokenizer.ok_or_else(|| Error::Prompt {
+            what: "the checkpoint has no tokenizer of its own".into(),
+            remedy: "name one with --tokenizer, or give --ids",
+        })?,
+    };
+    let mut ids = Vec::new();
+    tokenizer.encode(prompt, &mut ids)?;
+    if show(prompt).is_break() {
+        return Ok(());
+    }
+    let (vocab, mut stream) = (tokenizer.vocab() as usize, Stream::new(&tokenizer));
+    generate(&mut decoder, &ids, args.tokens, vocab, &mut sampler, &mut |id| {
+        if tokenizer.end_of_text() == Some(id) {
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(show(&stream.push(id)?))
     })?;
-    writeln!(out).ok();
+    show("\n").is_break();
     Ok(())
 }

@@ -67,6 +67,29 @@ fn a_seed_fixes_the_text() {
 }
 
 #[test]
+fn text_goes_on_from_the_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut row = row();
+    // A vocabulary above the text's 65 characters: what is beyond is never drawn.
+    row["model"]["vocab"] = 80.into();
+    row["data"] = json!({ "text": "tinyshakespeare", "context": 16 });
+    let (path, ..) = checkpoint(folder.path(), &row);
+    let text = |flags: &[&str]| {
+        let out = run(&path, flags);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let said = text(&["--prompt", "KING:", "--tokens", "300", "--temperature", "4"]);
+    assert!(said.starts_with("KING:") && said.ends_with('\n'), "{said}");
+    assert_eq!(said.chars().count(), 5 + 300 + 1);
+    let bytes = text(&["--prompt", "A", "--tokenizer", "bytes", "--tokens", "4"]);
+    assert_eq!(bytes.chars().next(), Some('A'));
+    let unknown = run(&path, &["--prompt", "é"]);
+    let message = String::from_utf8(unknown.stderr).unwrap();
+    assert!(message.contains("character 'é' is not among the tokenizer's 65"), "{message}");
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |path: &Path, flags: &[&str]| {
@@ -75,6 +98,7 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
         String::from_utf8(out.stderr).unwrap()
     };
     let (path, ..) = checkpoint(folder.path(), &row());
+    assert!(refused(&path, &["--prompt", "a"]).contains("name one with --tokenizer, or give --ids"));
     let message = refused(&path, &["--ids", "13"]);
     assert!(message.contains("prompt: id 13 in a vocabulary of 13; use the tokenizer"), "{message}");
     assert!(refused(&path, &["--ids", "1", "--temperature=-1"]).contains("at least 0"));

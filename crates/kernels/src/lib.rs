@@ -9,6 +9,7 @@
 
 mod blocks;
 mod check;
+mod decay;
 mod error;
 mod gemm;
 mod scratch;
@@ -26,6 +27,7 @@ pub mod cross_entropy;
 pub mod cuda;
 pub mod elementwise;
 pub mod embedding;
+pub mod gated_delta_rule;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
@@ -35,6 +37,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod short_conv;
 pub mod silu;
+pub mod ssd;
 pub mod swiglu;
 
 pub use error::{Error, Result};

@@ -16,6 +16,11 @@ pub(crate) fn random(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+/// `ln(1 + e^x)`.
+pub(crate) fn wide_softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
 /// An output before an op that overwrites it: NaN, which shows wherever it is read or left.
 pub(crate) fn poisoned(n: usize) -> Vec<f32> {
     vec![f32::NAN; n]

@@ -11,7 +11,7 @@ mod source;
 mod table;
 
 pub use error::{Error, Result};
-pub use measure::{Measured, measure};
+pub use measure::{Measured, Probe, measure};
 pub use row::{Row, WithoutData};
 pub use source::CorpusSource;
 pub use table::Table;

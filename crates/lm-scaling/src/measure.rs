@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use backend::Backend;
 use data::text::{Corpus, Error as TextError};
 use report::measured::Metric;
+use serde_json::{Map, json};
 use train::{End, Event, Job, Options, Outcome, forget, train_all};
 
 use crate::{CorpusSource, Error, Result, Row, WithoutData};
+
+/// Asks a row's trained model, which the backend holds, for values by name; the text has its held-out rows. Empty for
+/// rows of a system that it does not concern.
+pub type Probe = fn(&Row, &Corpus, &mut dyn Backend) -> train::Result<Vec<(&'static str, f64)>>;
 
 /// What a row measured.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +41,9 @@ pub struct Measured {
 /// | `initial_loss`, `initial_grad_norm` | | the first step |
 /// | `flops` | FLOP | the whole training, see [`backend::Tape::flops`]: forward times 3 |
 /// | `tokens_per_s` | tokens a second | training alone, of this process; side by side with the other seeds |
+/// | `train_s` | seconds | the whole training at that rate |
+///
+/// and what the probes find.
 ///
 /// A run that diverges has NaN for what is held out. Each run keeps a checkpoint until the whole row is complete.
 ///
@@ -46,6 +55,7 @@ pub fn measure(
     row: &Row,
     seeds: &[u64],
     data: Option<&Path>,
+    probes: &[Probe],
     options: &Options,
     listen: &(dyn Fn(Event<'_>) + Sync),
 ) -> Result<Measured> {
@@ -64,10 +74,14 @@ pub fn measure(
     }
     let sources: Vec<_> = seeds.iter().map(|&seed| CorpusSource { corpus: &corpus, seed }).collect();
     let record = |batch, len| row.model.record(batch, len);
-    let run = serde_json::json!({ "row": row, "data": corpus.sha256() });
+    let run = Map::from_iter([("row".into(), json!(row)), ("data".into(), json!(corpus.sha256()))]);
+    let probe = |backend: &mut dyn Backend| {
+        let found = probes.iter().map(|probe| probe(row, &corpus, backend)).collect::<train::Result<Vec<_>>>()?;
+        Ok(found.concat())
+    };
     let jobs = seeds.iter().zip(&sources).map(|(&seed, source)| {
         let name = format!("{id}.seed-{seed}");
-        Job { name, seed, run: run.clone(), record: &record, source, config: &row.train }
+        Job { name, seed, run: run.clone(), record: &record, source, config: &row.train, probe: Some(&probe) }
     });
     let jobs: Vec<Job<'_>> = jobs.collect();
     let outcomes = train_all(&jobs, options, listen).map_err(|(job, source)| Error::Run {
@@ -119,5 +133,8 @@ fn of_run(id: &str, seed: u64, row: &Row, corpus: &Corpus, outcome: &Outcome) ->
     let step_flops = 3.0 * row.model.record(row.train.batch, row.data.context)?.flops();
     points.push(point(*last, "flops", step_flops * *last as f64));
     points.extend(tokens_per_second.map(|rate| point(*last, "tokens_per_s", rate)));
+    let tokens = *last as f64 * (row.train.batch * row.data.context) as f64;
+    points.extend(tokens_per_second.map(|rate| point(*last, "train_s", tokens / rate)));
+    points.extend(outcome.probed.iter().map(|(metric, value)| point(*last, metric, *value)));
     Ok(points)
 }

@@ -7,31 +7,43 @@ use cli::{Device as Host, Experiment, Facts, RowContext};
 use report::measured::Metric;
 use train::{Device, Options, Teller};
 
-use crate::{Row, measure};
+use crate::{Probe, Row, measure};
 
 /// An item and its plan. Of what [`measure()`] gives it keeps the metrics that the item lists.
 #[derive(Debug)]
 pub struct Table {
     item: &'static str,
     plan: &'static str,
+    probes: &'static [Probe],
     /// Hashes of the texts read so far.
     data: Mutex<BTreeMap<String, String>>,
 }
 
 impl Table {
-    /// The item of that id with a plan's toml text.
-    pub const fn new(item: &'static str, plan: &'static str) -> Self {
-        Self { item, plan, data: Mutex::new(BTreeMap::new()) }
+    /// The item of that id with a plan's toml text and what is asked of its trained models.
+    pub const fn new(item: &'static str, plan: &'static str, probes: &'static [Probe]) -> Self {
+        Self { item, plan, probes, data: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Table 1, language modelling: `reproduce/table-1/table-1.toml`. The probes are those of the systems beside the
+    /// dense Transformer.
+    pub const fn one(probes: &'static [Probe]) -> Self {
+        Self::new("table-1", include_str!("../../../reproduce/table-1/table-1.toml"), probes)
     }
 
     /// Table 3, the ablations: `reproduce/table-3/table-3.toml`.
     pub const fn three() -> Self {
-        Self::new("table-3", include_str!("../../../reproduce/table-3/table-3.toml"))
+        Self::new("table-3", include_str!("../../../reproduce/table-3/table-3.toml"), &[])
+    }
+
+    /// The scaling figure: `reproduce/figure-scaling/figure-scaling.toml`.
+    pub const fn scaling() -> Self {
+        Self::new("figure-scaling", include_str!("../../../reproduce/figure-scaling/figure-scaling.toml"), &[])
     }
 
     /// nanoGPT's small setting on tinyshakespeare: `reproduce/nanogpt/nanogpt.toml`.
     pub const fn nanogpt() -> Self {
-        Self::new("nanogpt", include_str!("../../../reproduce/nanogpt/nanogpt.toml"))
+        Self::new("nanogpt", include_str!("../../../reproduce/nanogpt/nanogpt.toml"), &[])
     }
 }
 
@@ -61,7 +73,7 @@ impl Experiment for Table {
         let row: Row = ctx.parse()?;
         let item = report::paper::item(self.item)?;
         let (options, teller) = (Options::of(ctx)?, Teller::new(ctx));
-        let measured = measure(ctx.row, &row, ctx.seeds, ctx.data, &options, &|event| teller.hear(event))
+        let measured = measure(ctx.row, &row, ctx.seeds, ctx.data, self.probes, &options, &|event| teller.hear(event))
             .map_err(|e| cli::Error::config(e).hint("--print-config shows the row; --rows runs it alone"))?;
         if let Some(why) = measured.counted {
             ctx.progress.warn(&format!("only its parameters are counted: {why}"));

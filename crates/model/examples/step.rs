@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use backend::{AdamW, Backend, Batch, CpuBackend, Params, State};
-use model::{Conv, ConvKind, Mlp, Moe, Norm, Positions, Transformer};
+use model::{Conv, ConvKind, GatedDeltaNet, Mamba2, Mixer, Mlp, Moe, Norm, Positions, Transformer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -49,13 +49,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-const MODELS: [&str; 7] =
-    ["gpt", "moe", "moe-many", "recall-none", "recall-static", "recall-headwise", "recall-lowrank"];
+const MODELS: [&str; 9] = [
+    "gpt",
+    "deltanet",
+    "mamba",
+    "moe",
+    "moe-many",
+    "recall-none",
+    "recall-static",
+    "recall-headwise",
+    "recall-lowrank",
+];
 
 /// Batch, length and model of a name; the sizes are those of the peer script.
 fn model(name: &str) -> Option<(usize, usize, Transformer)> {
     let kind = match name {
-        "gpt" | "moe" | "moe-many" | "recall-none" => ConvKind::None,
+        "gpt" | "deltanet" | "mamba" | "moe" | "moe-many" | "recall-none" => ConvKind::None,
         "recall-static" => ConvKind::Static,
         "recall-headwise" => ConvKind::HeadWise,
         "recall-lowrank" => ConvKind::LowRank,
@@ -66,6 +75,7 @@ fn model(name: &str) -> Option<(usize, usize, Transformer)> {
         d_model: 64,
         layers: 2,
         heads: 2,
+        mixer: Mixer::Attention,
         mlp: Mlp::None,
         ffn: 0,
         norm: Norm::Rms,
@@ -80,6 +90,16 @@ fn model(name: &str) -> Option<(usize, usize, Transformer)> {
     };
     if name.starts_with("recall") {
         return Some((32, 64, recall));
+    }
+    if let "deltanet" | "mamba" = name {
+        // The published sizes, a quarter as wide.
+        let mixer = if name == "deltanet" {
+            Mixer::GatedDeltaNet(GatedDeltaNet { heads: 2, key_size: 64, value_size: 128 })
+        } else {
+            Mixer::Mamba2(Mamba2 { heads: 16, intermediate: 304, state_size: 54, groups: 1 })
+        };
+        let sizes = Transformer { vocab: 1024, d_model: 256, layers: 4, ffn: 688, mlp: Mlp::Swiglu, ..recall };
+        return Some((8, 256, Transformer { mixer, ..sizes }));
     }
     if name != "gpt" {
         let (experts, top_k, ffn, shared_ffn) = if name == "moe" { (8, 2, 512, 256) } else { (64, 8, 64, 256) };

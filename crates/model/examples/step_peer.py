@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The models of step.rs in PyTorch eager on the CPU: the peer of our training step.
 
-    python3 step_peer.py MODEL THREADS [--repeats N]     MODEL: gpt | moe | moe-many | recall-none | recall-static | recall-headwise | recall-lowrank
+    python3 step_peer.py MODEL THREADS [--repeats N]     MODEL: gpt | deltanet | mamba | moe | moe-many | recall-none | recall-static | recall-headwise | recall-lowrank
 
 Prints: model,threads,fwdbwd_ms,step_ms (minimum over the repeats). gpt: 4 layers, d=256, 4 heads, FFN 1024, V=1024, LayerNorm,
 GELU, learned positions left out, batch 8 x 256. recall: 2 layers, d=64, 2 heads, no MLP, RMSNorm, RoPE, V=64, batch 32 x 64.
 moe: gpt's sizes with RMSNorm, RoPE and, for the MLP, 8 experts of 512, 2 to a token, moe-many 64 of 64, 8 to a token, both with a
-shared expert of 256, auxiliary loss and z-loss. A step adds clipping and AdamW.
+shared expert of 256, auxiliary loss and z-loss. deltanet: Gated DeltaNet, 4 layers, d=256, 2 heads of key 64 and value 128, SwiGLU
+688; mamba: Mamba-2, 16 heads of 19, state 54, 1 group; static convolutions with SiLU, chunks of 64. A step adds clipping and AdamW.
 """
 import argparse
 import math
@@ -85,6 +86,108 @@ class Experts(torch.nn.Module):
         return y.view_as(x)
 
 
+CHUNK = 64
+
+
+class ConvSilu(torch.nn.Conv1d):
+    """A linear RNN's own convolution."""
+
+    def __init__(self, d):
+        super().__init__(d, d, 4, groups=d, padding=3, bias=False)
+
+    def forward(self, y):
+        return F.silu(super().forward(y.transpose(1, 2))[..., : y.shape[1]].transpose(1, 2))
+
+
+def chunks(x):
+    """[B, T, H, D] to [B, H, T / CHUNK, CHUNK, D]."""
+    b, t, h, d = x.shape
+    return x.view(b, t // CHUNK, CHUNK, h, d).permute(0, 3, 1, 2, 4)
+
+
+def pair_decays(total):
+    """exp(G[t] - G[s]) for s <= t, 0 elsewhere."""
+    later = torch.ones(CHUNK, CHUNK, dtype=torch.bool).triu(1)
+    return (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(later, -math.inf).exp()
+
+
+class DeltaNet(torch.nn.Module):
+    def __init__(self, d, heads, key, value):
+        super().__init__()
+        lin = lambda i, o: torch.nn.Linear(i, o, bias=False)
+        self.heads = heads
+        self.q, self.k, self.v = lin(d, heads * key), lin(d, heads * key), lin(d, heads * value)
+        self.convs = torch.nn.ModuleList([ConvSilu(heads * w) for w in (key, key, value)])
+        self.a, self.b, self.g, self.o = lin(d, heads), lin(d, heads), lin(d, heads * value), lin(heads * value, d)
+        self.a_log, self.dt_bias = torch.nn.Parameter(torch.zeros(heads)), torch.nn.Parameter(torch.zeros(heads))
+        self.norm = torch.nn.RMSNorm(value)
+
+    def forward(self, h):
+        b, t, _ = h.shape
+        q, k, v = [conv(lin(h)).view(b, t, self.heads, -1) for conv, lin in zip(self.convs, (self.q, self.k, self.v))]
+        unit = lambda x: x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
+        beta = self.b(h).sigmoid().unsqueeze(-1)
+        g = -self.a_log.exp() * F.softplus(self.a(h) + self.dt_bias)
+        q, k, v, beta = chunks(unit(q) * q.shape[-1] ** -0.5), chunks(unit(k)), chunks(v), chunks(beta)
+        total = chunks(g.unsqueeze(-1)).squeeze(-1).cumsum(-1)
+        decays, grown = pair_decays(total), total.exp().unsqueeze(-1)
+        a = ((k * beta) @ k.transpose(-1, -2) * decays).tril(-1)
+        rhs = torch.cat((v * beta, k * (beta * grown)), -1)
+        u, w = torch.linalg.solve_triangular(a, rhs, upper=False, unitriangular=True).split((v.shape[-1], k.shape[-1]), -1)
+        attention, q = q @ k.transpose(-1, -2) * decays, q * grown
+        k = k * (total[..., -1:] - total).exp().unsqueeze(-1)
+        state, outs = q.new_zeros(b, self.heads, k.shape[-1], v.shape[-1]), []
+        for c in range(t // CHUNK):
+            written = u[:, :, c] - w[:, :, c] @ state
+            outs.append(q[:, :, c] @ state + attention[:, :, c] @ written)
+            state = state * grown[:, :, c, -1:] + k[:, :, c].transpose(-1, -2) @ written
+        out = torch.stack(outs, 2).permute(0, 2, 3, 1, 4).reshape(b, t, self.heads, -1)
+        return self.o((self.norm(out).view(b, t, -1)) * F.silu(self.g(h)))
+
+
+class Mamba(torch.nn.Module):
+    def __init__(self, d, heads, inner, states):
+        super().__init__()
+        lin = lambda i, o: torch.nn.Linear(i, o, bias=False)
+        self.heads, self.states = heads, states
+        self.into, self.dt, self.o = lin(d, 2 * inner + 2 * states), lin(d, heads), lin(inner, d)
+        self.inner, self.conv = inner, ConvSilu(inner + 2 * states)
+        self.a_log, self.dt_bias = torch.nn.Parameter(torch.zeros(heads)), torch.nn.Parameter(torch.zeros(heads))
+        self.d, self.norm = torch.nn.Parameter(torch.ones(heads)), torch.nn.RMSNorm(inner)
+
+    def forward(self, h):
+        n, t, _ = h.shape
+        z, xbc = self.into(h).split((self.inner, self.inner + 2 * self.states), -1)
+        x, b, c = self.conv(xbc).split((self.inner, self.states, self.states), -1)
+        x = x.reshape(n, t, self.heads, -1)
+        dt = F.softplus(self.dt(h) + self.dt_bias)
+        xdt = chunks(x * dt.unsqueeze(-1))
+        total = chunks((-self.a_log.exp() * dt).unsqueeze(-1)).squeeze(-1).cumsum(-1)
+        b, c = [y.reshape(n, 1, t // CHUNK, CHUNK, self.states) for y in (b, c)]
+        out = (c @ b.transpose(-1, -2) * pair_decays(total)) @ xdt
+        writes = b.transpose(-1, -2) @ (xdt * (total[..., -1:] - total).exp().unsqueeze(-1))
+        whole, state, before = total[..., -1].exp()[..., None, None], torch.zeros_like(writes[:, :, 0]), []
+        for i in range(t // CHUNK):
+            before.append(state)
+            state = state * whole[:, :, i] + writes[:, :, i]
+        out = out + c @ torch.stack(before, 2) * total.exp().unsqueeze(-1)
+        out = out.permute(0, 2, 3, 1, 4).reshape(n, t, self.heads, -1) + self.d[:, None] * x
+        return self.o(self.norm(out.reshape(n, t, -1) * F.silu(z)))
+
+
+class LinearBlock(torch.nn.Module):
+    def __init__(self, d, ffn, mixer):
+        super().__init__()
+        lin = lambda i, o: torch.nn.Linear(i, o, bias=False)
+        self.n1, self.n2, self.mixer, self.moe = torch.nn.RMSNorm(d), torch.nn.RMSNorm(d), mixer, None
+        self.gate, self.up, self.down = lin(d, ffn), lin(d, ffn), lin(ffn, d)
+
+    def forward(self, x, cos, sin):
+        x = x + self.mixer(self.n1(x))
+        h = self.n2(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
 class Block(torch.nn.Module):
     def __init__(self, d, heads, ffn, conv, gpt, moe):
         super().__init__()
@@ -145,6 +248,10 @@ def main():
     torch.manual_seed(0)
     if args.model == "gpt":
         b, t, v, model = 8, 256, 1024, Model(1024, 256, 4, 4, 1024, "none", True, 256)
+    elif args.model in ("deltanet", "mamba"):
+        b, t, v, model = 8, 256, 1024, Model(1024, 256, 0, 4, 0, "none", False, 256)
+        mixer = (lambda: DeltaNet(256, 2, 64, 128)) if args.model == "deltanet" else (lambda: Mamba(256, 16, 304, 54))
+        model.blocks = torch.nn.ModuleList([LinearBlock(256, 688, mixer()) for _ in range(4)])
     elif args.model in ("moe", "moe-many"):
         moe = (8, 2, 512, 256) if args.model == "moe" else (64, 8, 64, 256)
         b, t, v, model = 8, 256, 1024, Model(1024, 256, 4, 4, 0, "none", False, 256, moe)

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A pre-norm Transformer (PAPER section 3): attention and MLP blocks on one residual stream.
+/// A pre-norm Transformer (PAPER section 3): attention and MLP blocks on one residual stream. With another mixer, a
+/// linear RNN of the same structure (PAPER section 5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transformer {
@@ -12,8 +13,12 @@ pub struct Transformer {
     pub d_model: usize,
     /// Blocks.
     pub layers: usize,
-    /// Attention heads; they divide `d_model`.
+    /// Attention heads; they divide `d_model`. Ignored by other mixers.
+    #[serde(default)]
     pub heads: usize,
+    /// What mixes tokens in each block.
+    #[serde(default, skip_serializing_if = "Mixer::is_attention")]
+    pub mixer: Mixer,
     /// The MLP of each block.
     #[serde(default)]
     pub mlp: Mlp,
@@ -23,7 +28,7 @@ pub struct Transformer {
     /// Kind of norm.
     #[serde(default)]
     pub norm: Norm,
-    /// How tokens know their place.
+    /// How tokens know their place. Rotary positions are attention's: a linear RNN has none.
     #[serde(default)]
     pub positions: Positions,
     /// Base of the rotary frequencies.
@@ -59,6 +64,58 @@ fn init_std() -> f32 {
 
 fn yes() -> bool {
     true
+}
+
+/// What mixes tokens: `mixer = { gated-deltanet = { heads = 2, key_size = 256, value_size = 512 } }`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mixer {
+    /// Causal softmax attention.
+    #[default]
+    Attention,
+    /// Gated DeltaNet (Yang, Kautz and Hatamizadeh, 2024).
+    #[serde(rename = "gated-deltanet")]
+    GatedDeltaNet(GatedDeltaNet),
+    /// Mamba-2 (Dao and Gu, 2024).
+    #[serde(rename = "mamba-2")]
+    Mamba2(Mamba2),
+}
+
+impl Mixer {
+    fn is_attention(&self) -> bool {
+        *self == Self::Attention
+    }
+}
+
+/// Sizes of Gated DeltaNet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatedDeltaNet {
+    /// Heads.
+    pub heads: usize,
+    /// Columns of a head's query and key.
+    pub key_size: usize,
+    /// Columns of a head's value.
+    pub value_size: usize,
+}
+
+/// Sizes of Mamba-2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mamba2 {
+    /// Heads; they divide `intermediate`.
+    pub heads: usize,
+    /// Columns of all heads.
+    pub intermediate: usize,
+    /// Rows of a state.
+    pub state_size: usize,
+    /// Groups of heads that share b and c; they divide the heads.
+    #[serde(default = "one")]
+    pub groups: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// The MLP of a block: `mlp = "gelu"`, `mlp = { moe = { experts = 8, top_k = 2, ffn = 64 } }`.
@@ -131,7 +188,9 @@ pub enum Positions {
     None,
 }
 
-/// Short convolutions of a model: what kind, and after which linears.
+/// Short convolutions of a model: what kind, and after which linears. The convolutions that a linear RNN has of its own,
+/// with SiLU, are static where a dynamic kind does not take their place: Gated DeltaNet's on q, k and v; Mamba-2's on c, b
+/// and x, whose parts are those of q, k and v.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Conv {

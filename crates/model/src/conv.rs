@@ -1,6 +1,6 @@
 //! A short convolution after a linear layer, its taps generated from that layer's block input.
 //!
-//! `y <- y + conv(y)` (PAPER section 1). Generators start at zero and the static taps at
+//! `y <- y + conv(y)` (PAPER section 1); `y <- silu(conv(y))` where a linear RNN has one of its own (PAPER section 5). Generators start at zero and the static taps at
 //! `U(-1/sqrt(W), 1/sqrt(W))`, so at step 0 every dynamic variant equals the static one.
 
 use backend::{Filter, Init, Result, Tape, Var};
@@ -30,15 +30,46 @@ impl Conv {
         if !self.is_on(place) {
             return Ok(y);
         }
+        let filter = self.filter(tape, &format!("{prefix}.{}", place.name()), self.kind, y, input, init_std)?;
+        tape.short_conv(y, filter, self.width, true, false)
+    }
+
+    /// `silu(conv(y))`, with static taps unless this configuration puts a dynamic kind in their `place`.
+    ///
+    /// # Errors
+    /// As [`Conv::record`].
+    pub(crate) fn built_in(
+        &self,
+        tape: &mut Tape,
+        name: &str,
+        place: Place,
+        y: Var,
+        input: Var,
+        init_std: f32,
+    ) -> Result<Var> {
+        let kind = if self.is_on(place) { self.kind } else { ConvKind::Static };
+        let filter = self.filter(tape, name, kind, y, input, init_std)?;
+        tape.short_conv(y, filter, self.width, false, true)
+    }
+
+    /// The taps of a convolution of `y` that is not of kind none.
+    fn filter(
+        &self,
+        tape: &mut Tape,
+        linear: &str,
+        kind: ConvKind,
+        y: Var,
+        input: Var,
+        init_std: f32,
+    ) -> Result<Filter> {
         let (width, d, d_in) = (self.width, tape.cols(y), tape.cols(input));
-        let name = |part: &str| format!("{prefix}.{}.conv.{part}", place.name());
+        let name = |part: &str| format!("{linear}.conv.{part}");
         let static_taps = |tape: &mut Tape| {
             let bound = 1.0 / (width as f32).sqrt();
             tape.param(name("static_w"), &[width, d], Init::Uniform { bound }, false)
         };
-        let filter = match self.kind {
-            ConvKind::None => return Ok(y),
-            ConvKind::Static => Filter::Static { w: static_taps(tape)? },
+        Ok(match kind {
+            ConvKind::None | ConvKind::Static => Filter::Static { w: static_taps(tape)? },
             ConvKind::HeadWise => {
                 if self.head_size == 0 || !d.is_multiple_of(self.head_size) {
                     let what = format!("head_size {} does not divide {d} channels", self.head_size);
@@ -58,7 +89,6 @@ impl Conv {
                 let static_w = if self.bias { Some(static_taps(tape)?) } else { None };
                 Filter::LowRank { z, u, static_w }
             }
-        };
-        tape.short_conv(y, filter, width, true, false)
+        })
     }
 }

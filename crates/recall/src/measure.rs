@@ -1,6 +1,7 @@
 //! Trains a row over its seeds and reads off what it measured.
 
 use report::measured::Metric;
+use serde_json::{Map, json};
 use train::{End, Event, Job, Options, Outcome, forget, train_all};
 
 use crate::{Error, Result, Row, Score, TaskSource};
@@ -48,8 +49,8 @@ pub fn measure(
         let row = &trials[trial].row;
         // `varkey.none.seed-0`, `mad-fuzzy.none.seed-0.trial-12`.
         let suffix = if trials.len() > 1 { format!(".trial-{}", trial + 1) } else { String::new() };
-        let run = serde_json::to_value(row).unwrap_or_default();
-        Job { name: format!("{id}.seed-{seed}{suffix}"), seed, run, record, source, config: &row.train }
+        let run = Map::from_iter([("row".into(), json!(row))]);
+        Job { name: format!("{id}.seed-{seed}{suffix}"), seed, run, record, source, config: &row.train, probe: None }
     });
     let jobs: Vec<Job<'_>> = jobs.collect();
     let outcomes = train_all(&jobs, options, listen).map_err(|(job, source)| {

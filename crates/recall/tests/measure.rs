@@ -25,7 +25,7 @@ fn row(change: Value) -> Row {
 }
 
 fn options(threads: usize) -> Options {
-    Options { device: Device::Cpu, threads, out: None, resume: false, deadline: None }
+    Options { device: Device::Cpu, threads, out: None, resume: false, keep: false, deadline: None }
 }
 
 fn run(row: &Row, seeds: &[u64], options: &Options) -> Measured {

@@ -114,6 +114,21 @@ impl<E: Real, D: Device<E>, T: Tape<E, D>> Pass<'_, E, D, T> {
                 self.load.push(load);
                 Ok(y)
             }
+            Op::GatedDeltaRule(op) => {
+                let [q, k, v, a, b] = [op.q, op.k, op.v, op.a, op.b].map(|x| self.value(x));
+                compose::gated_delta_rule(
+                    [q, k],
+                    v,
+                    [a, b],
+                    [op.a_log, op.dt_bias].map(|p| self.vector(p)),
+                    &self.layout,
+                )
+            }
+            Op::Ssd(op) => {
+                let [x, b, c, dt] = [op.x, op.b, op.c, op.dt].map(|x| self.value(x));
+                let params = [op.a_log, op.dt_bias, op.d].map(|p| self.vector(p));
+                compose::ssd(x, [b, c], dt, params, op.groups, &self.layout)
+            }
             Op::Add { a, b } => compose::add(self.value(a), self.value(b)),
             Op::CrossEntropy { logits } => {
                 let label = |&target: &u32| (target != IGNORE).then_some(target as usize);

@@ -15,8 +15,8 @@ impl Options {
         let kind = &ctx.device.kind;
         let device = Device::of_kind(kind);
         let device = device.ok_or_else(|| cli::Error::device(format!("no backend drives a {kind} device")))?;
-        let (threads, resume, deadline) = (ctx.threads, ctx.resume, ctx.deadline);
-        Ok(Self { device, threads, out: Some(ctx.out.to_path_buf()), resume, deadline })
+        let (threads, resume, keep, deadline) = (ctx.threads, ctx.resume, ctx.keep_checkpoints, ctx.deadline);
+        Ok(Self { device, threads, out: Some(ctx.out.to_path_buf()), resume, keep, deadline })
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use backend::Tape;
-use serde_json::Value;
+use backend::{Backend, Tape};
+use serde_json::{Map, Value};
 
 use crate::{
     Checkpoint, Device, End, Error, Evaluation, Log, Metric, Outcome, Point, Progress, Result, Run, Source,
@@ -24,15 +24,21 @@ pub struct Job<'a> {
     pub name: String,
     /// Seed of the initial parameters.
     pub seed: u64,
-    /// What makes it what it is beside its seed; see [`Checkpoint::run`].
-    pub run: Value,
+    /// What makes it what it is beside seed and device, see [`Checkpoint::run`]: `row`, its configurations, from which
+    /// a checkpoint is made a model again, and what else the caller's results depend on.
+    pub run: Map<String, Value>,
     /// The model's tape for so many rows of so many tokens.
     pub record: &'a (dyn Fn(usize, usize) -> backend::Result<Tape> + Sync),
     /// Its rows.
     pub source: &'a (dyn Source + Sync),
     /// How it is trained.
     pub config: &'a TrainConfig,
+    /// What is asked of the trained model.
+    pub probe: Option<&'a Probe<'a>>,
 }
+
+/// Asks a trained model, which the backend holds, for values by name.
+pub type Probe<'a> = dyn Fn(&mut dyn Backend) -> Result<Vec<(&'static str, f64)>> + Sync + 'a;
 
 /// How to train, none of which changes the numbers of a CPU run.
 #[derive(Debug, Clone)]
@@ -45,6 +51,8 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// Whether to go on from the checkpoints in `out`.
     pub resume: bool,
+    /// Whether checkpoints stay where they are when all is done.
+    pub keep: bool,
     /// When to stop.
     pub deadline: Option<Instant>,
 }
@@ -106,12 +114,13 @@ pub fn train_all(
     })
 }
 
-/// Removes the checkpoints of jobs that are done with.
+/// Removes the checkpoints of jobs that are done with, unless they are to be kept.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if a file cannot be removed.
 pub fn forget(jobs: &[Job<'_>], options: &Options) -> Result<()> {
-    jobs.iter().filter_map(|job| job.path(options)).try_for_each(|path| checkpoint::remove(&path))
+    let paths = jobs.iter().filter(|_| !options.keep).filter_map(|job| job.path(options));
+    paths.into_iter().try_for_each(|path| checkpoint::remove(&path))
 }
 
 impl Job<'_> {
@@ -121,18 +130,32 @@ impl Job<'_> {
 }
 
 fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outcome> {
-    let mut run = serde_json::json!({ "seed": job.seed, "device": format!("{:?}", options.device) });
-    run["row"] = job.run.clone();
-    let checkpoint =
-        job.path(options).map(|path| Checkpoint { path, every: CHECKPOINT_EVERY, resume: options.resume, run });
+    let mut run = job.run.clone();
+    run.insert("seed".into(), job.seed.into());
+    run.insert("device".into(), format!("{:?}", options.device).into());
+    let (every, resume, run) = (CHECKPOINT_EVERY, options.resume, Value::Object(run));
+    let checkpoint = job.path(options).map(|path| Checkpoint { path, every, resume, run });
     let mut teller = Teller { steps: job.config.steps, tell };
     let run = Run { seed: job.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
-    match train(&mut *options.device.backend(), &job.record, job.source, job.config, run) {
+    let mut backend = options.device.backend();
+    match train(&mut *backend, &job.record, job.source, job.config, run) {
         Err(error @ Error::Diverged { step, .. }) => {
             tell(What::Diverged { error: &error });
             let nan = |metric| Point { step, metric, value: f64::NAN };
             let points = [Metric::Accuracy, Metric::MacroAccuracy, Metric::EvalLoss].map(nan);
-            Ok(Outcome { log: Log { points: points.into() }, step, end: End::Diverged, tokens_per_second: None })
+            Ok(Outcome {
+                log: Log { points: points.into() },
+                step,
+                end: End::Diverged,
+                tokens_per_second: None,
+                probed: Vec::new(),
+            })
+        }
+        Ok(mut outcome) if outcome.end != End::Deadline => {
+            if let Some(probe) = job.probe {
+                outcome.probed = probe(&mut *backend)?;
+            }
+            Ok(outcome)
         }
         ended => ended,
     }

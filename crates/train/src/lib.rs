@@ -22,7 +22,7 @@ pub use config::{EarlyStop, TrainConfig};
 pub use device::Device;
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
-pub use jobs::{Event, Job, Options, What, forget, train_all};
+pub use jobs::{Event, Job, Options, Probe, What, forget, train_all};
 pub use log::{Log, Metric, Point};
 pub use run::{Checkpoint, End, Outcome, Progress, Run, train};
 pub use source::Source;

@@ -77,6 +77,8 @@ pub struct Outcome {
     pub end: End,
     /// Training tokens a second in this process; none if it made no step.
     pub tokens_per_second: Option<f64>,
+    /// What a job's probe found in the trained model.
+    pub probed: Vec<(&'static str, f64)>,
 }
 
 /// Trains until the last step, the early stop or the deadline. `record` gives the model's tape for so many rows
@@ -117,7 +119,7 @@ pub fn train(
         }
         if let Some(end) = end {
             let tokens_per_second = (step > first).then(|| rate(step, training));
-            return Ok(Outcome { log, step, end, tokens_per_second });
+            return Ok(Outcome { log, step, end, tokens_per_second, probed: Vec::new() });
         }
 
         step += 1;

@@ -41,6 +41,7 @@ fn record(batch: usize, len: usize) -> backend::Result<Tape> {
         d_model: 16,
         layers: 1,
         heads: 2,
+        mixer: model::Mixer::Attention,
         mlp: Mlp::Swiglu,
         ffn: 24,
         norm: Norm::Rms,

@@ -144,6 +144,14 @@ impl CpuBackend {
                 self.moe_backward(tape, i, moe, &dy, values, params, p)?;
                 p.give(dy);
             }
+            Op::GatedDeltaRule(op) => {
+                self.delta_backward(tape, seqs, i, op, &dy, values, params, p)?;
+                p.give(dy);
+            }
+            Op::Ssd(op) => {
+                self.ssd_backward(tape, seqs, i, op, &dy, values, params, p)?;
+                p.give(dy);
+            }
             Op::Add { a, b } => {
                 let mut copy = p.take(dy.len());
                 copy.copy_from_slice(&dy);

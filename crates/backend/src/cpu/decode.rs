@@ -1,12 +1,13 @@
 //! Decoding: a tape of one token per sequence, run again and again with a memory per op.
 //!
-//! Attention remembers keys and values, a short convolution its last `width - 1` inputs, positions count on. The logits
+//! Attention remembers keys and values, a short convolution its last `width - 1` inputs, a
+//! recurrence its states, positions count on. The logits
 //! of each step are those that the full pass gives at that token.
 
 use std::mem::take;
 
 use kernels::short_conv::{self, Options, RowsMut};
-use kernels::{Sequences, attention, positions, rope};
+use kernels::{Sequences, attention, gated_delta_rule, positions, rope, ssd};
 
 use super::CpuBackend;
 use super::conv::Conv;
@@ -52,6 +53,8 @@ enum Memory {
     Attention(Vec<[Vec<f32>; 2]>),
     /// `[batch, width - 1, D]`, oldest first.
     ShortConv(Vec<f32>),
+    /// The states of a recurrence.
+    Recurrent(Vec<f32>),
 }
 
 impl Decoder {
@@ -91,9 +94,12 @@ impl Decoder {
     /// Forgets the sequences.
     pub fn restart(&mut self) {
         let (tape, batch) = (&self.tape, self.tape.batch());
+        let seqs = Sequences::Equal { batch, len: 1 };
         let fresh = |op: &Op| match *op {
             Op::Attention { .. } => Memory::Attention(vec![Default::default(); batch]),
             Op::ShortConv { x, width, .. } => Memory::ShortConv(vec![0.0; batch * (width - 1) * tape.cols(x)]),
+            Op::GatedDeltaRule(op) => Memory::Recurrent(vec![0.0; op.shape(tape, seqs).state_len()]),
+            Op::Ssd(op) => Memory::Recurrent(vec![0.0; op.shape(tape, seqs).state_len()]),
             _ => Memory::Nothing,
         };
         self.memory = tape.ops().iter().map(fresh).collect();
@@ -109,7 +115,7 @@ impl Decoder {
         let batch = Batch::new(ids.to_vec(), vec![IGNORE; ids.len()]);
         batch.check(&self.tape)?;
         // A step that failed has left buffers out of their places.
-        self.cpu.make_room(&self.tape)?;
+        self.cpu.make_room(&self.tape, Sequences::Equal { batch: self.tape.batch(), len: 1 })?;
         for i in 0..self.tape.ops().len() {
             self.run(i, &batch)?;
         }
@@ -159,6 +165,12 @@ impl Decoder {
                 let y = RowsMut::packed(&mut y, tape.cols(x));
                 short_conv::step(conv.shape(tape), conv.options, input.x, input.filter, state, y)?;
             }
+            (Op::GatedDeltaRule(op), Memory::Recurrent(state)) => {
+                gated_delta_rule::step(&op.shape(tape, seqs), &cpu.delta_input(op)?, state, &mut y)?;
+            }
+            (Op::Ssd(op), Memory::Recurrent(state)) => {
+                ssd::step(&op.shape(tape, seqs), &cpu.ssd_input(op)?, state, &mut y)?;
+            }
             (
                 Op::Embedding { .. }
                 | Op::Linear { .. }
@@ -170,7 +182,15 @@ impl Decoder {
                 _,
             ) => cpu.run(tape, batch, op, &mut y, &mut saved)?,
             // The loss is not asked for; the others' memories are made for them.
-            (Op::CrossEntropy { .. } | Op::Moe(_) | Op::Attention { .. } | Op::ShortConv { .. }, _) => {}
+            (
+                Op::CrossEntropy { .. }
+                | Op::Moe(_)
+                | Op::Attention { .. }
+                | Op::ShortConv { .. }
+                | Op::GatedDeltaRule(_)
+                | Op::Ssd(_),
+                _,
+            ) => {}
         }
         (cpu.values[i], cpu.saved[i]) = (y, saved);
         Ok(())

@@ -48,7 +48,7 @@ impl CpuBackend {
     pub(super) fn forward(&mut self, tape: &Tape, batch: &Batch, train: bool) -> Result<Scores> {
         batch.check(tape)?;
         self.loaded()?.params.check(&tape.specs())?;
-        self.make_room(tape)?;
+        self.make_room(tape, sequences(tape, batch))?;
         let mut scores = Scores::default();
         for (i, &op) in tape.ops().iter().enumerate() {
             if let Op::CrossEntropy { logits } = op {
@@ -67,7 +67,7 @@ impl CpuBackend {
     }
 
     /// Buffers of this tape's sizes for every output and every saved value.
-    pub(super) fn make_room(&mut self, tape: &Tape) -> Result<()> {
+    pub(super) fn make_room(&mut self, tape: &Tape, seqs: Sequences) -> Result<()> {
         let (n, ops) = (tape.tokens(), tape.ops());
         for buffer in self.values.drain(ops.len().min(self.values.len())..) {
             self.pool.give(buffer);
@@ -84,6 +84,8 @@ impl CpuBackend {
                 Op::RmsNorm { x, gain, .. } => n * tape.cols(x) / tape.spec(gain).numel(),
                 Op::LayerNorm { .. } => 2 * n,
                 Op::Attention { heads, .. } => n * heads,
+                Op::GatedDeltaRule(op) => op.shape(tape, seqs).saved_len(),
+                Op::Ssd(op) => op.shape(tape, seqs).saved_len(),
                 _ => 0,
             };
             self.saved[i].resize(saved, 0.0);
@@ -159,6 +161,8 @@ impl CpuBackend {
                 let conv = Conv { x, filter, width, options: Options { residual, silu } };
                 self.conv_forward(tape, batch, conv, y)?;
             }
+            Op::GatedDeltaRule(op) => self.delta_forward(tape, seqs, op, y, saved)?,
+            Op::Ssd(op) => self.ssd_forward(tape, seqs, op, y, saved)?,
             Op::Add { a, b } => elementwise::add(self.value(a), self.value(b), y)?,
             // Scored, not computed: by the caller.
             Op::Moe(_) | Op::CrossEntropy { .. } => {}

@@ -10,6 +10,7 @@ mod experts;
 mod forward;
 mod grads;
 mod pool;
+mod recurrent;
 
 use std::collections::BTreeMap;
 
@@ -34,7 +35,7 @@ pub struct CpuBackend {
     grads: Option<ParamGrads>,
     /// Outputs of the last pass, by op.
     values: Vec<Vec<f32>>,
-    /// What an op's backward needs beside values: norm statistics, attention's log-sum-exp.
+    /// What an op's backward needs beside values: norm statistics, attention's log-sum-exp, recurrent states.
     saved: Vec<Vec<f32>>,
     /// The same of mixtures of experts, by op.
     moe: BTreeMap<usize, moe::Saved>,

@@ -92,19 +92,15 @@ pub struct Corpus {
 }
 
 impl TextConfig {
-    /// Whether this text needs a data folder.
-    pub fn is_built_in(&self) -> bool {
-        BUILT_IN.iter().any(|(name, _)| *name == self.text)
-    }
-
     /// Opens the text; `data` is the data folder, if there is one.
     ///
     /// # Errors
     /// [`Error::Text`] if there is no such text; what [`Tokens::open`] refuses; [`Error::Short`] if it holds no
     /// window; [`Error::Index`] if packed documents are asked for and nothing separates them.
     pub fn open(&self, data: Option<&Path>) -> Result<Corpus> {
-        let corpus = match BUILT_IN.iter().find(|(name, _)| *name == self.text) {
-            Some((name, text)) => self.built_in(name, text)?,
+        let built_in = BUILT_IN.iter().find(|(name, _)| *name == self.text);
+        let corpus = match built_in.zip(self.tokenizer()?) {
+            Some(((name, text), tokenizer)) => self.built_in(name, text, &tokenizer)?,
             None => self.folder(data)?,
         };
         if self.documents == Documents::Packed && corpus.end_of_text.is_none() {
@@ -114,12 +110,20 @@ impl TextConfig {
         Ok(corpus)
     }
 
-    fn built_in(&self, name: &str, text: &str) -> Result<Corpus> {
-        let tokenizer = match self.tokenizer {
+    /// The tokenizer of a text that is built in; none for a folder, whose index only names it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if this build lacks it.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let Some((_, text)) = BUILT_IN.iter().find(|(name, _)| *name == self.text) else { return Ok(None) };
+        Ok(Some(match self.tokenizer {
             BuiltIn::Characters => Tokenizer::characters(text),
             BuiltIn::Bytes => Tokenizer::bytes(),
             BuiltIn::Bpe16384 => bpe16384()?,
-        };
+        }))
+    }
+
+    fn built_in(&self, name: &str, text: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
         // As nanoGPT cuts it: at nine tenths of the characters.
         let cut = text.chars().count() * 9 / 10;
         let cut = text.char_indices().nth(cut).map_or(text.len(), |(at, _)| at);

@@ -207,7 +207,10 @@ impl Shards<'_> {
         documents(path, field, &mut |text| {
             if is_one {
                 // Never in the middle of a character.
-                let cut = text.floor_char_boundary((text.len() as f64 * (1.0 - self.share)) as usize);
+                let mut cut = (text.len() as f64 * (1.0 - self.share)) as usize;
+                while !text.is_char_boundary(cut) {
+                    cut -= 1;
+                }
                 group.push((false, text[..cut].to_string()));
                 group.push((true, text[cut..].to_string()));
             } else {

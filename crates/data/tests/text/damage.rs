@@ -103,6 +103,37 @@ fn damaged_text_is_named() {
     }
 }
 
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_is_read_by_its_text_column() {
+    use std::sync::Arc;
+
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    let folder = tempfile::tempdir().unwrap();
+    let schema = "message m { required int64 id; required binary text (UTF8); }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[1, 2], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let texts = ["one", "zwei é"].map(ByteArray::from);
+    column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    let bytes = writer.into_inner().unwrap();
+    let path = file(folder.path(), "a.parquet", &bytes);
+    assert_eq!(read(&path).unwrap(), ["one", "zwei é"]);
+    let error = data::text::documents(&path, "body", &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::Record { record: 0, .. }), "{error}");
+    let error = read(&file(folder.path(), "b.parquet", &bytes[..bytes.len() / 2])).unwrap_err();
+    assert!(matches!(error, Error::Compressed { format: "parquet", .. }), "{error}");
+}
+
 #[cfg(not(feature = "parquet"))]
 #[test]
 fn parquet_needs_its_feature() {

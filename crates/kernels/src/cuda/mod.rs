@@ -7,6 +7,7 @@
 //! State: the kernels themselves were checked and timed on an H100 (kernels/NOTES.md) by a host program that is not part
 //! of this repository. The launches of this module compile and their tables are tested; they have not run on a GPU yet.
 
+pub mod attention;
 mod cache;
 pub mod compile;
 mod device;

@@ -5,9 +5,16 @@ use std::borrow::Cow;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 8] = [
+pub const FILES: [(&str, &str); 15] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
+    ("attention.cuh", include_str!("../../../../kernels/attention.cuh")),
+    ("attention_hopper.cuh", include_str!("../../../../kernels/attention_hopper.cuh")),
+    ("hopper.cuh", include_str!("../../../../kernels/hopper.cuh")),
+    ("attention_fwd.cu", include_str!("../../../../kernels/attention_fwd.cu")),
+    ("attention_dq.cu", include_str!("../../../../kernels/attention_dq.cu")),
+    ("attention_dkdv.cu", include_str!("../../../../kernels/attention_dkdv.cu")),
+    ("attention_any.cu", include_str!("../../../../kernels/attention_any.cu")),
     ("short_conv_headwise.cu", include_str!("../../../../kernels/short_conv_headwise.cu")),
     ("short_conv_lowrank_fwd.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd.cu")),
     ("short_conv_lowrank_bwd.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd.cu")),

@@ -77,6 +77,7 @@ fn check_saved(op: &'static str, s: Shape, saved: &Saved) -> Result<()> {
 struct Task<'a> {
     block: Block,
     pairs: &'a [u32],
+    /// Of all pairs, by pair.
     weights: &'a [f32],
     dy: &'a mut [f32],
     gate: &'a mut [f32],

@@ -49,8 +49,8 @@ pub(super) fn times_transposed(c: &mut [f32], a: Mat, w: Mat, wt: &mut [f32]) {
 }
 
 /// Copies the token's row of `src [N, D]` to each of a block's slots.
-pub(super) fn gather(s: Shape, saved_pairs: &[u32], src: &[f32], dst: &mut [f32]) {
-    for (dst, &pair) in dst.chunks_exact_mut(s.d).zip(saved_pairs) {
+pub(super) fn gather(s: Shape, pairs: &[u32], src: &[f32], dst: &mut [f32]) {
+    for (dst, &pair) in dst.chunks_exact_mut(s.d).zip(pairs) {
         let n = pair as usize / s.top_k;
         dst.copy_from_slice(&src[n * s.d..][..s.d]);
     }

@@ -8,12 +8,14 @@ mod attention;
 mod loss;
 mod moe;
 mod pointwise;
+mod recurrent;
 mod short_conv;
 
 pub use attention::{attention, rope};
 pub use loss::{Loss, cross_entropy};
 pub use moe::{Experts, Mixture, moe};
 pub use pointwise::{add, embedding, gelu, layer_norm, linear, rms_norm, silu, swiglu};
+pub use recurrent::{gated_delta_rule, ssd};
 pub use short_conv::{Dynamic, short_conv};
 
 use dfdx::prelude::*;

@@ -105,7 +105,7 @@ pub fn gelu<E: Dtype, D: Device<E>, T: Tape<E, D>>(x: Matrix<E, D, T>) -> Result
     x.try_fast_gelu()
 }
 
-fn scale_columns<E: Dtype, D: Device<E>, T: Tape<E, D>>(
+pub(super) fn scale_columns<E: Dtype, D: Device<E>, T: Tape<E, D>>(
     x: Matrix<E, D, T>,
     scale: Vector<E, D, T>,
 ) -> Result<Matrix<E, D, T>, D::Err> {
@@ -113,7 +113,7 @@ fn scale_columns<E: Dtype, D: Device<E>, T: Tape<E, D>>(
     x.try_mul(scale.try_broadcast_like::<_, Axis<0>>(&shape)?)
 }
 
-fn add_rows<E: Dtype, D: Device<E>, T: Tape<E, D>>(
+pub(super) fn add_rows<E: Dtype, D: Device<E>, T: Tape<E, D>>(
     x: Matrix<E, D, T>,
     row: Vector<E, D, T>,
 ) -> Result<Matrix<E, D, T>, D::Err> {

@@ -4,7 +4,7 @@ use backend::{Backend, Batch, CpuBackend, Tape};
 use model::Transformer;
 use reference::DfdxBackend;
 
-use crate::common::{VOCAB, distance, norm, random_batch, random_state, variants, wide, wider};
+use crate::common::{VOCAB, distance, norm, random_batch, random_state, rounding, variants, wide, wider};
 use crate::op_tapes::op_tapes;
 
 /// Relative distance allowed per tensor.
@@ -13,14 +13,14 @@ const TOLERANCE: f64 = 1e-5;
 /// f32 may round it to.
 const ROUNDING: f64 = 2e-7;
 
-/// `whole` is the norm of all tensors that `want` is one of.
-fn close(name: &str, what: &str, have: &[f64], want: &[f64], whole: f64) {
+/// `whole` is the norm of all tensors that `want` is one of, `rounding` the model's.
+fn close(name: &str, what: &str, have: &[f64], want: &[f64], whole: f64, rounding: f64) {
     let (apart, size) = (distance(have, want), norm(want));
-    let allowed = if size > 1e-12 * whole { TOLERANCE * size } else { ROUNDING * whole };
+    let allowed = rounding * if size > 1e-12 * whole { TOLERANCE * size } else { ROUNDING * whole };
     assert!(apart <= allowed, "{name}: {what}: {apart:.3e} apart, of norm {size:.3e}");
 }
 
-fn check(other: &mut dyn Backend, name: &str, tape: &Tape, batch: &Batch) {
+fn check(other: &mut dyn Backend, name: &str, tape: &Tape, batch: &Batch, rounding: f64) {
     let state = random_state(tape, 4);
     let mut dfdx = DfdxBackend::<f64>::new();
     dfdx.load(state.clone()).unwrap();
@@ -29,20 +29,20 @@ fn check(other: &mut dyn Backend, name: &str, tape: &Tape, batch: &Batch) {
     let want = dfdx.evaluate(tape, batch).unwrap();
     let have = other.evaluate(tape, batch).unwrap();
     let name = &format!("{name} on {}", other.name());
-    close(name, "loss", &[have.loss.into()], &[want.loss.into()], 0.0);
-    close(name, "nll", &wide(&have.nll), &wide(&want.nll), 0.0);
+    close(name, "loss", &[have.loss.into()], &[want.loss.into()], 0.0, rounding);
+    close(name, "nll", &wide(&have.nll), &wide(&want.nll), 0.0, rounding);
     assert_eq!(have.predictions, want.predictions, "{name}");
-    close(name, "auxiliary losses", &[have.aux.into()], &[want.aux.into()], 0.0);
+    close(name, "auxiliary losses", &[have.aux.into()], &[want.aux.into()], 0.0, rounding);
     assert_eq!(have.load, want.load, "{name}");
     let logits = tape.logits().unwrap();
-    close(name, "logits", &wide(&other.read(logits).unwrap()), &wide(&dfdx.read(logits).unwrap()), 0.0);
+    close(name, "logits", &wide(&other.read(logits).unwrap()), &wide(&dfdx.read(logits).unwrap()), 0.0, rounding);
 
     let (_, want) = dfdx.loss_and_gradients(tape, batch).unwrap();
     assert_eq!(other.gradients(tape, batch).unwrap(), have, "{name}: evaluate and gradients score differently");
     let have = other.read_gradients().unwrap();
     let whole = norm(&want.concat());
     for ((spec, have), want) in tape.specs().iter().zip(&have.values).zip(&want) {
-        close(name, &spec.name, &wide(have), want, whole);
+        close(name, &spec.name, &wide(have), want, whole, rounding);
     }
 }
 
@@ -55,7 +55,7 @@ fn check_lengths(other: &mut dyn Backend, name: &str, model: &Transformer) {
         let mut data = random_batch(&tape, VOCAB, len as u64);
         let name = format!("{name}, {batch} x {len}, borders {borders:?}");
         data.cu_seqlens = borders;
-        check(other, &name, &tape, &data);
+        check(other, &name, &tape, &data, rounding(model));
     }
 }
 
@@ -69,7 +69,7 @@ fn dfdx_f32_models() {
 #[test]
 fn cpu_ops() {
     for (name, tape, batch) in op_tapes() {
-        check(&mut CpuBackend::new(), &name, &tape, &batch);
+        check(&mut CpuBackend::new(), &name, &tape, &batch, 1.0);
     }
 }
 
@@ -86,6 +86,6 @@ fn cpu_wider_models() {
         let tape = model.record(1, 300).unwrap();
         let mut batch = random_batch(&tape, VOCAB, 10);
         batch.cu_seqlens = Some(vec![0, 170, 300]);
-        check(&mut CpuBackend::new(), &name, &tape, &batch);
+        check(&mut CpuBackend::new(), &name, &tape, &batch, 1.0);
     }
 }

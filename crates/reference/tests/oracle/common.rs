@@ -1,7 +1,7 @@
 //! What the tests share: the models under test, random parameters and batches, and how far two tensors are apart.
 
 use backend::{Batch, IGNORE, Init, ParamSpec, Params, State, Tape};
-use model::{Conv, ConvKind, Mlp, Moe, Norm, Place, Positions, Transformer};
+use model::{Conv, ConvKind, GatedDeltaNet, Mamba2, Mixer, Mlp, Moe, Norm, Place, Positions, Transformer};
 
 pub(crate) const VOCAB: usize = 11;
 
@@ -12,6 +12,7 @@ pub(crate) fn tiny() -> Transformer {
         d_model: 16,
         layers: 2,
         heads: 2,
+        mixer: Mixer::Attention,
         mlp: Mlp::Swiglu,
         ffn: 24,
         norm: Norm::Rms,
@@ -33,7 +34,15 @@ pub(crate) fn wider() -> Vec<(String, Transformer)> {
         let conv = Conv { head_size: 32, rank: 16, on: Place::ALL.to_vec(), ..conv(kind, 4, true) };
         Transformer { d_model: 192, layers: 1, heads: 3, ffn: 320, conv, ..tiny() }
     };
-    [Static, HeadWise, LowRank].map(|kind| (format!("{kind:?}, wider"), model(kind))).into()
+    let mut all: Vec<_> = [Static, HeadWise, LowRank].map(|kind| (format!("{kind:?}, wider"), model(kind))).into();
+    let delta = GatedDeltaNet { heads: 3, key_size: 32, value_size: 64 };
+    let mamba = Mamba2 { heads: 6, intermediate: 228, state_size: 32, groups: 1 };
+    for (name, mixer) in [("gated deltanet", Mixer::GatedDeltaNet(delta)), ("mamba-2", Mixer::Mamba2(mamba))] {
+        let conv = Conv { on: vec![Place::Q, Place::K, Place::V], rank: 16, ..conv(LowRank, 4, true) };
+        let model = Transformer { d_model: 192, layers: 1, mixer, mlp: Mlp::None, conv, ..tiny() };
+        all.push((format!("{name}, wider"), model));
+    }
+    all
 }
 
 /// A convolution of that kind on q, k and v, sized for [`tiny`].
@@ -55,6 +64,21 @@ pub(crate) fn experts(aux_weight: f32) -> Transformer {
         loss_free_gamma: 0.01,
     };
     Transformer { mlp: Mlp::Moe(moe), ..tiny() }
+}
+
+/// The linear RNNs, sized for [`tiny`].
+pub(crate) fn linear_rnns() -> [(&'static str, Mixer); 2] {
+    // A head has more than one filter of those that share channels, or a small one would shrink it whole, and its norm
+    // would blow up what f32 rounds.
+    let delta = GatedDeltaNet { heads: 2, key_size: 8, value_size: 8 };
+    let mamba = Mamba2 { heads: 4, intermediate: 24, state_size: 4, groups: 2 };
+    [("gated deltanet", Mixer::GatedDeltaNet(delta)), ("mamba-2", Mixer::Mamba2(mamba))]
+}
+
+/// How many times f32's rounding weighs what it does in a Transformer. Gated DeltaNet norms an output that is in proportion
+/// to what a query and a key have in common: where that is little, its rounding grows. dfdx in f32 shows the same.
+pub(crate) fn rounding(model: &Transformer) -> f64 {
+    if matches!(model.mixer, Mixer::GatedDeltaNet(_)) { 4.0 } else { 1.0 }
 }
 
 /// Every variant of the model, named: each choice of norm, MLP, positions, tying and QK-norm, and each kind of
@@ -94,6 +118,13 @@ pub(crate) fn variants() -> Vec<(String, Transformer)> {
         with(format!("{kind:?}, qk-norm, tied"), modern, conv(kind, 4, true));
         let old = Transformer { norm: Norm::Layer, mlp: Mlp::Gelu, positions: Positions::Learned, ..tiny() };
         with(format!("{kind:?}, layer norm, gelu, learned positions"), old, conv(kind, 3, true));
+    }
+    for (name, mixer) in linear_rnns() {
+        let model = Transformer { mixer, ..tiny() };
+        with(format!("{name}, plain"), model.clone(), Conv::default());
+        for (kind, on) in [(HeadWise, Conv::default().on), (LowRank, vec![Place::Q]), (LowRank, Place::ALL.to_vec())] {
+            with(format!("{name}, {kind:?} on {on:?}"), model.clone(), Conv { on, ..conv(kind, 4, true) });
+        }
     }
     for (kind, place) in [(HeadWise, Place::Q), (LowRank, Place::K), (Static, Place::V)] {
         let bare = Transformer { mlp: Mlp::None, positions: Positions::None, ..tiny() };

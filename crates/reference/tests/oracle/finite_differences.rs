@@ -1,6 +1,6 @@
 //! dfdx's f64 gradients against central differences of dfdx's f64 loss: each op through a small tape, and whole models.
 
-use crate::common::{conv, distance, experts, norm, random_batch, random_state, tiny};
+use crate::common::{conv, distance, experts, linear_rnns, norm, random_batch, random_state, tiny};
 use crate::op_tapes::op_tapes;
 use backend::{Backend, Batch, Tape};
 use model::{ConvKind, Mlp, Norm, Place, Positions, Transformer};
@@ -63,6 +63,10 @@ fn whole_models() {
             Transformer { norm: Norm::Layer, mlp: Mlp::Gelu, positions: Positions::Learned, ..tiny() },
         ),
     ];
+    for (name, mixer) in linear_rnns() {
+        let conv = conv(LowRank, 4, true);
+        models.push((format!("{name}, low-rank"), Transformer { mixer, conv, ..tiny() }));
+    }
     for kind in [Static, HeadWise, LowRank] {
         for bias in [true, false] {
             let mut conv = conv(kind, 4, bias);

@@ -1,6 +1,6 @@
 //! Each op alone: small tapes of an embedding, the op under test in every option, and a linear head.
 
-use backend::{Batch, Filter, Init, Moe, Param, Result, Tape, Var};
+use backend::{Batch, Filter, GatedDeltaRule, Init, Moe, Param, Result, Ssd, Tape, Var};
 
 use crate::common::random_batch;
 
@@ -101,6 +101,32 @@ fn ops() -> Vec<(String, Build)> {
             t.moe(Moe { x, logits, gate, up, down, bias, top_k, renormalize, aux_weight, z_weight })
         }));
     }
+    for heads in [1, 2] {
+        ops.push(case(&format!("gated_delta_rule, {heads} heads"), move |t, x| {
+            let [q, k] = ["q", "k"].map(|name| branch(t, name, x, 3 * heads));
+            let [a, b] = ["a", "b"].map(|name| branch(t, name, x, heads));
+            let [a_log, dt_bias] = ["a_log", "dt_bias"].map(|name| param(t, name, &[heads]));
+            let v = branch(t, "v", x, D);
+            t.gated_delta_rule(GatedDeltaRule { q, k, v, a, b, a_log, dt_bias })
+        }));
+    }
+    ops.push(case("gated_delta_rule of one value", |t, x| {
+        let [a_log, dt_bias] = ["a_log", "dt_bias"].map(|name| param(t, name, &[2]));
+        let a = branch(t, "a", x, 2);
+        t.gated_delta_rule(GatedDeltaRule { q: x, k: x, v: x, a, b: a, a_log, dt_bias })
+    }));
+    for (heads, groups) in [(1, 1), (2, 1), (4, 2)] {
+        ops.push(case(&format!("ssd, {heads} heads in {groups} groups"), move |t, x| {
+            let [b, c] = ["b", "c"].map(|name| branch(t, name, x, 3 * groups));
+            let [a_log, dt_bias, d] = ["a_log", "dt_bias", "d"].map(|name| param(t, name, &[heads]));
+            let (x, dt) = (branch(t, "x", x, D), branch(t, "dt", x, heads));
+            t.ssd(Ssd { x, b, c, dt, a_log, dt_bias, d, groups })
+        }));
+    }
+    ops.push(case("ssd of one value", |t, x| {
+        let [a_log, dt_bias, d] = ["a_log", "dt_bias", "d"].map(|name| param(t, name, &[D]));
+        t.ssd(Ssd { x, b: x, c: x, dt: x, a_log, dt_bias, d, groups: 2 })
+    }));
     for width in [1, 2, 4, 8] {
         for (residual, silu) in [(false, false), (true, false), (true, true)] {
             let options = format!("width {width}, residual {residual}, silu {silu}");

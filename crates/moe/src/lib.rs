@@ -1,0 +1,54 @@
+//! Mixtures of experts as language models, with and without dynamic convolutions on Q, K and V.
+//!
+//! They are trained by `lm_scaling`, as rows of table 1 whose model has experts in the place of its MLP. What is theirs
+//! alone is measured here, on the trained model and held-out rows: how evenly the router spreads the tokens.
+
+use backend::{Backend, Batch};
+use data::text::Corpus;
+use lm_scaling::Row;
+use model::Mlp;
+use train::Result;
+
+/// Held-out rows that are routed.
+const ROWS: usize = 16;
+
+/// Of a mixture of experts:
+///
+/// | metric | of |
+/// |---|---|
+/// | `load_max` | tokens of the fullest expert over the mean, averaged over the layers; 1 is even |
+/// | `idle_experts` | share of the experts that got no token |
+/// | `aux_loss` | the weighted load-balancing and z-losses of all layers, nats |
+///
+/// Nothing for other MLPs. Routing is dropless: a load that loses or invents a token is an error.
+///
+/// # Errors
+/// If the row does not fit the text, the backend fails, or tokens are lost.
+pub fn probe(row: &Row, corpus: &Corpus, backend: &mut dyn Backend) -> Result<Vec<(&'static str, f64)>> {
+    let Mlp::Moe(experts) = row.model.mlp else { return Ok(Vec::new()) };
+    let count = ROWS.min(corpus.evaluation_rows() as usize);
+    let rows = corpus.evaluation(0, count).map_err(|e| train::Error::Source {
+        what: format!("the first {count} evaluation rows"),
+        source: Box::new(e),
+    })?;
+    let tape = row.model.record(count, row.data.context)?;
+    let scores = backend.evaluate(&tape, &Batch::new(rows.ids, rows.targets))?;
+    let choices = tape.tokens() * experts.top_k;
+    let (mut fullest, mut idle) = (0.0, 0);
+    for load in &scores.load {
+        let routed: usize = load.iter().sum();
+        if routed != choices {
+            let what = format!("{routed} choices routed of {choices}");
+            return Err(
+                backend::Error::Shape { op: "moe", what, remedy: "report it: routing must lose no token" }.into()
+            );
+        }
+        let most = load.iter().copied().max().unwrap_or(0);
+        fullest += most as f64 * load.len() as f64 / choices as f64;
+        idle += load.iter().filter(|tokens| **tokens == 0).count();
+    }
+    let layers = scores.load.len() as f64;
+    let experts = layers * experts.experts as f64;
+    let idle = idle as f64 / experts;
+    Ok(vec![("load_max", fullest / layers), ("idle_experts", idle), ("aux_loss", f64::from(scores.aux))])
+}

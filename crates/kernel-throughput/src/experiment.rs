@@ -115,7 +115,11 @@ impl Experiment for Table {
     fn facts(&self, device: &Found) -> Facts {
         let gpu = device.kind == "cuda";
         let dtype = if gpu { "bf16" } else { "f32" };
-        Facts { dtype: dtype.into(), kernels_sha256: gpu.then(kernels::cuda::source::hash), ..Facts::default() }
+        Facts {
+            dtype: dtype.into(),
+            kernels_sha256: gpu.then(kernels::cuda::short_conv::source_hash),
+            ..Facts::default()
+        }
     }
 
     fn device_kinds(&self) -> &[&str] {

@@ -44,9 +44,14 @@ pub fn text(name: &str) -> CudaResult<Cow<'static, str>> {
 
 /// SHA-256 over every file's name and text, in hexadecimal: what a record says of the kernels it ran.
 pub fn hash() -> String {
+    hash_of(|_| true)
+}
+
+/// The same over the files of some names.
+pub fn hash_of(of: impl Fn(&str) -> bool) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
-    for (name, text) in FILES {
+    for (name, text) in FILES.iter().filter(|(name, _)| of(name)) {
         hash.update(format!("{name} {}\n", text.len()));
         hash.update(text);
     }

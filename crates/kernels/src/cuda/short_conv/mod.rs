@@ -23,6 +23,12 @@ use super::error::CudaResult;
 use check::Check;
 use params::{Call, Kind, Place, at, at_mut};
 
+/// SHA-256 over the sources of this op's kernels.
+pub fn source_hash() -> String {
+    let shared = ["common.cuh", "mma.cuh", "sums.cu", "plan.cu"];
+    super::source::hash_of(|name| name.starts_with("short_conv") || shared.contains(&name))
+}
+
 /// Writes y, and the final state where asked for.
 pub fn forward<T: Element>(
     device: &Device,

@@ -102,8 +102,8 @@ impl Compiled {
     }
 
     fn queue(&self, on: On<'_>) -> CudaResult<()> {
-        let steps = self.lowered.program.steps.iter().zip(&self.tensors);
-        steps.map(|(step, tensors)| (step.run)(on, tensors)).collect()
+        let mut steps = self.lowered.program.steps.iter().zip(&self.tensors);
+        steps.try_for_each(|(step, tensors)| (step.run)(on, tensors))
     }
 
     /// The mean time of each step in milliseconds, over `runs` runs one step after the other.

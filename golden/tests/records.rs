@@ -90,7 +90,8 @@ fn records_render_as_accepted() {
     for (name, Run { record, metrics, .. }) in records() {
         let Ok(item) = paper::item(&record.item) else { continue };
         let measured = Measured::of(&item, &metrics);
-        let rows: Vec<String> = record.rows.iter().map(|row| row.id.clone()).collect();
+        let rows = record.rows.iter().map(|row| row.id.as_str()).chain(item.derived_rows());
+        let rows: Vec<String> = rows.map(String::from).collect();
         let (scale, device, hardware) = (&record.scale, &record.device.kind, &record.device.name);
         let stale = stale.get(&name).map(String::as_str);
         let table = build(&item, &rows, Some(Column { measured: &measured, scale, device, hardware, stale }), None);

@@ -67,6 +67,7 @@ impl Tape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::op::{GatedDeltaRule, Ssd};
     use crate::params::Init;
 
     /// By hand: 3 rows of 5 tokens, d = 4, vocabulary 7, width 2, rank 3.
@@ -91,5 +92,25 @@ mod tests {
         let low_rank = 2 * 12 + (2 * 3 + 1 + 2) * 8;
         let others = 2 * 8 + (2 * 16 + 2 * 8) + 2 * 6 * 4 + 2 * 28;
         assert_eq!(tape.flops(), f64::from(15 * (low_rank + others)));
+    }
+
+    /// 5 tokens, 4 columns in 2 heads; keys of 3, states of 3 in 1 group.
+    #[test]
+    fn recurrences_by_hand() {
+        let mut tape = Tape::new(1, 5).unwrap();
+        let t = &mut tape;
+        let mut param = |name: &str, shape: &[usize]| t.param(name, shape, Init::Ones, true).unwrap();
+        let (wide, narrow, gate) = (param("wide", &[6, 4]), param("narrow", &[3, 4]), param("gate", &[2, 4]));
+        let (table, h) = (param("table", &[7, 4]), param("h", &[2]));
+        let x = t.embedding(table).unwrap();
+        let k = t.linear(x, wide, None, None).unwrap();
+        let b = t.linear(x, narrow, None, None).unwrap();
+        let a = t.linear(x, gate, None, None).unwrap();
+        let linears = t.flops();
+        assert_eq!(linears, 5.0 * 2.0 * 4.0 * (6.0 + 3.0 + 2.0));
+        t.gated_delta_rule(GatedDeltaRule { q: k, k, v: x, a, b: a, a_log: h, dt_bias: h }).unwrap();
+        assert_eq!(t.flops() - linears, 5.0 * 6.0 * 2.0 * 3.0 * 2.0);
+        t.ssd(Ssd { x, b, c: b, dt: a, a_log: h, dt_bias: h, d: h, groups: 1 }).unwrap();
+        assert_eq!(t.flops() - linears, 5.0 * (72.0 + 4.0 * 3.0 * 4.0));
     }
 }

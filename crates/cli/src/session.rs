@@ -158,6 +158,7 @@ impl<'a> Session<'a> {
         });
         let rows = recorded.iter().flat_map(|recorded| &recorded.run.record.rows);
         shown.extend(rows.map(|row| row.id.clone()));
+        shown.extend(self.item.derived_rows().map(String::from));
         let mut table = build(&self.item, &shown, column, run);
         if let Some(only) = &self.args.rows {
             table.lines.retain(|line| only.contains(&line.row));

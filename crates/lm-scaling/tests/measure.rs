@@ -1,12 +1,13 @@
 //! Rows measured whole, on the CPU, at a size that takes milliseconds.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use lm_scaling::{Measured, Row, measure};
+use lm_scaling::{Measured, Result, Row};
 use report::measured::Metric;
 use serde_json::{Value, json};
-use train::{Device, Options, What};
+use train::{Device, Event, Options, What};
 
 /// A small row with a partial row laid over it.
 fn row(change: Value) -> Row {
@@ -28,13 +29,23 @@ fn options() -> Options {
     Options { device: Device::Cpu, threads: 1, out: None, resume: false, keep: false, deadline: None }
 }
 
+fn measured(
+    row: &Row,
+    seeds: &[u64],
+    data: Option<&Path>,
+    options: &Options,
+    listen: &(dyn Fn(Event<'_>) + Sync),
+) -> Result<Measured> {
+    lm_scaling::measure("a", row, seeds, data, &[], options, listen)
+}
+
 fn run(row: &Row, seeds: &[u64], options: &Options) -> Measured {
-    measure("a", row, seeds, None, &[], options, &|_| ()).unwrap()
+    measured(row, seeds, None, options, &|_| ()).unwrap()
 }
 
 /// All but what wall time decides.
 fn bits(points: &[Metric]) -> Vec<(u64, u64, &str, u64)> {
-    let timeless = points.iter().filter(|p| p.metric != "tokens_per_s");
+    let timeless = points.iter().filter(|p| !["tokens_per_s", "train_s"].contains(&p.metric.as_str()));
     timeless.map(|p| (p.seed, p.step, p.metric.as_str(), p.value.to_bits())).collect()
 }
 
@@ -87,7 +98,7 @@ fn packed_documents_do_not_see_one_another() {
     let loss = |documents: &str| {
         let data = json!({ "text": "text", "context": 64, "documents": documents });
         let row = row(json!({ "data": data, "model": { "vocab": 8 }, "train": { "batch": 1, "steps": 5 } }));
-        let measured = measure("a", &row, &[0], Some(folder.path()), &[], &options(), &|_| ()).unwrap();
+        let measured = measured(&row, &[0], Some(folder.path()), &options(), &|_| ()).unwrap();
         last(&measured.points, "loss").value
     };
     let (packed, ignored) = (loss("packed"), loss("ignored"));
@@ -112,8 +123,7 @@ fn what_a_deadline_stops_can_be_resumed_bit_for_bit() {
     let kept = Options { out: Some(folder.path().into()), resume: true, ..options() };
     let whole = run(&row, &[0], &options());
     // The deadline is now: the step under way is the last.
-    let stopped =
-        measure("a", &row, &[0], None, &[], &Options { deadline: Some(Instant::now()), ..kept.clone() }, &|_| ());
+    let stopped = measured(&row, &[0], None, &Options { deadline: Some(Instant::now()), ..kept.clone() }, &|_| ());
     assert!(!stopped.unwrap().complete);
     let resumed = run(&row, &[0], &kept);
     assert_eq!(bits(&resumed.points), bits(&whole.points));
@@ -127,13 +137,13 @@ fn what_a_deadline_stops_can_be_resumed_bit_for_bit() {
 #[test]
 fn a_run_that_diverges_says_where_and_shows_as_nan() {
     let heard = Mutex::new(Vec::new());
-    let listen = |event: train::Event<'_>| {
+    let listen = |event: Event<'_>| {
         if let What::Diverged { error } = event.what {
             heard.lock().unwrap().push(error.to_string());
         }
     };
     let row = row(json!({ "train": { "lr": 1e30 } }));
-    let measured = measure("a", &row, &[0], None, &[], &options(), &listen).unwrap();
+    let measured = measured(&row, &[0], None, &options(), &listen).unwrap();
     assert!(last(&measured.points, "ppl").value.is_nan() && last(&measured.points, "best_loss").value.is_nan());
     let message = &heard.into_inner().unwrap()[0];
     for part in ["step 2: loss", "not finite", "has norm", "hint: lower train.lr"] {
@@ -144,7 +154,7 @@ fn a_run_that_diverges_says_where_and_shows_as_nan() {
 #[test]
 fn without_its_text_a_row_is_refused_or_counted() {
     let missing = json!({ "text": "no/such", "context": 16 });
-    let refused = measure("a", &row(json!({ "data": missing })), &[0], None, &[], &options(), &|_| ());
+    let refused = measured(&row(json!({ "data": missing })), &[0], None, &options(), &|_| ());
     assert!(refused.unwrap_err().to_string().starts_with("there is no text no/such: "));
     let counted = run(&row(json!({ "data": missing, "without_data": "count" })), &[0, 1], &options());
     let metrics: Vec<(u64, &str)> = counted.points.iter().map(|p| (p.seed, p.metric.as_str())).collect();
@@ -161,7 +171,7 @@ fn refusals_name_the_field_and_the_remedy() {
         (json!({ "model": { "vocab": 64 } }), "model.vocab: 64, but the text has 65 different tokens"),
         (json!({ "train": { "eval_examples": 10_000 } }), "lower train.eval_examples or the context"),
     ] {
-        let message = measure("a", &row(change), &[0], None, &[], &options(), &|_| ()).unwrap_err().to_string();
+        let message = measured(&row(change), &[0], None, &options(), &|_| ()).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     }
     assert!(serde_json::from_value::<Row>(json!({ "modle": {} })).is_err());

@@ -162,7 +162,7 @@ fn compare(
     failures: &mut Failures,
 ) -> f64 {
     let mut worst = f64::from((want.loss - have.loss).abs() / want.loss);
-    if !(worst <= allowed) {
+    if worst.is_nan() || worst > allowed {
         failures.push(format!("{name}: loss {} for {}", have.loss, want.loss));
     }
     let whole = norm(&want_gradients.values.iter().flat_map(|v| wide(v)).collect::<Vec<_>>());
@@ -170,7 +170,7 @@ fn compare(
         let (size, apart) = (norm(&wide(want)), distance(&wide(want), &wide(have)));
         // A gradient that is nothing but rounding is held against the whole.
         let against = size.max(5e-3 * whole);
-        if !(apart <= allowed * against) {
+        if apart.is_nan() || apart > allowed * against {
             failures.push(format!("{name}: {}: {apart:.3e} apart, of norm {size:.3e}", spec.name));
         }
         worst = worst.max(apart / against);

@@ -64,37 +64,33 @@ impl Transformer {
 mod tests {
     use super::*;
 
-    fn seven_billion() -> Transformer {
-        let json = r#"{"vocab":100352,"d_model":1536,"layers":40,"heads":24,"mlp":{"moe":{
-            "experts":128,"top_k":8,"ffn":256,"shared_ffn":1024,"loss_free_gamma":0.001}}}"#;
+    fn small() -> Transformer {
+        let json = r#"{"vocab":50,"d_model":12,"layers":3,"heads":2,"mlp":{"moe":{
+            "experts":8,"top_k":2,"ffn":5,"shared_ffn":7,"loss_free_gamma":0.001}}}"#;
         serde_json::from_str(json).unwrap()
     }
 
-    /// PAPER section 6: 6.92B in all, 1.26B of them met by a token.
     #[test]
-    fn counts_of_the_seven_billion() {
-        let billions = |n: usize| format!("{:.2}", n as f64 / 1e9);
-        let model = seven_billion();
-        assert_eq!(billions(model.parameter_count().unwrap()), "6.92");
-        assert_eq!(billions(model.active_parameter_count().unwrap()), "1.26");
-        // Without experts all parameters are active, and a bias per expert is not one of them.
-        let dense = Transformer { mlp: crate::Mlp::Swiglu, ffn: 8, ..seven_billion() };
+    fn six_experts_of_eight_are_idle() {
+        let (model, expert) = (small(), 3 * 12 * 5);
+        let active = 2 * 50 * 12 + 12 + 3 * (4 * 12 * 12 + 2 * 12 + 8 * 12 + 2 * expert + 3 * 12 * 7);
+        assert_eq!(model.active_parameter_count().unwrap(), active);
+        // The bias of loss-free balancing is no parameter.
+        assert_eq!(model.parameter_count().unwrap(), active + 3 * 6 * expert);
+        let dense = Transformer { mlp: crate::Mlp::Swiglu, ffn: 8, ..small() };
         assert_eq!(dense.active_parameter_count().unwrap(), dense.parameter_count().unwrap());
-        let crate::Mlp::Moe(moe) = model.mlp else { unreachable!() };
-        let without_bias = Transformer { mlp: crate::Mlp::Moe(Moe { loss_free_gamma: 0.0, ..moe }), ..seven_billion() };
-        assert_eq!(without_bias.parameter_count().unwrap(), model.parameter_count().unwrap());
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let refused = |change: &dyn Fn(&mut Moe, &mut crate::Conv)| {
-            let mut model = seven_billion();
+            let mut model = small();
             let crate::Mlp::Moe(moe) = &mut model.mlp else { unreachable!() };
             change(moe, &mut model.conv);
             model.record(1, 1).unwrap_err().to_string()
         };
-        let message = refused(&|moe, _| moe.top_k = 129);
-        assert!(message.contains("top_k 129 is out of range 1..=128"), "{message}");
+        let message = refused(&|moe, _| moe.top_k = 9);
+        assert!(message.contains("top_k 9 is out of range 1..=8"), "{message}");
         let message = refused(&|moe, _| moe.ffn = 0);
         assert!(message.contains("moe.ffn is 0"), "{message}");
         let message = refused(&|moe, _| moe.z_weight = f32::NAN);

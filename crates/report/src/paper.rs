@@ -129,6 +129,14 @@ impl Item {
         self.groups.iter().flat_map(|group| &group.rows)
     }
 
+    /// The rows that no run measures: what [`scaling`] derives.
+    pub fn derived_rows(&self) -> impl Iterator<Item = &str> {
+        self.scaling
+            .iter()
+            .flat_map(|spec| std::iter::once(&spec.baseline).chain(&spec.variants))
+            .map(|one| one.row.as_str())
+    }
+
     /// The row of that id.
     pub fn row(&self, id: &str) -> Option<&Row> {
         self.rows().find(|row| row.id == id)

@@ -68,6 +68,7 @@ pub(crate) fn tables_and_figures_render_from_the_golden_metrics(experiment: &dyn
     let measured = Measured::of(&item, &metrics);
     let mut rows: Vec<String> = metrics.iter().map(|m| m.row.clone()).collect();
     rows.dedup();
+    rows.extend(item.derived_rows().map(String::from));
     let run = || Column { measured: &measured, scale: "smoke", device: "cpu", hardware: "golden", stale: None };
     let table = table::build(&item, &rows, None, Some(run()));
     settings().bind(|| {

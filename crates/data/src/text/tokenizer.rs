@@ -1,5 +1,7 @@
 //! Tokenizers: bytes, the characters of a text, tokenizer.json files, and what tiktoken embeds.
 
+mod decode;
+
 use std::path::Path;
 
 use super::{Error, Result};
@@ -161,33 +163,6 @@ impl Tokenizer {
         }
         Ok(())
     }
-
-    /// The text of ids; what is no text comes out as U+FFFD.
-    ///
-    /// # Errors
-    /// [`Error::Tokenizer`] at an id outside of the vocabulary.
-    pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let refuse = |what: String| {
-            let remedy = "use the tokenizer that the ids were made with";
-            Error::Tokenizer { name: self.name.clone(), what, remedy }
-        };
-        if let Some(id) = ids.iter().find(|&&id| id >= self.vocab) {
-            return Err(refuse(format!("id {id} in a vocabulary of {}", self.vocab)));
-        }
-        Ok(match &self.kind {
-            Kind::Bytes => {
-                let bytes: Vec<u8> = ids.iter().map(|&id| id as u8).collect();
-                String::from_utf8_lossy(&bytes).into_owned()
-            }
-            Kind::Characters(characters) => ids.iter().map(|&id| characters[id as usize]).collect(),
-            #[cfg(feature = "tokenizer")]
-            Kind::Json(tokenizer) => tokenizer.decode(ids, false).map_err(|e| refuse(e.to_string()))?,
-            #[cfg(feature = "tiktoken")]
-            Kind::Tiktoken(bpe) => {
-                String::from_utf8_lossy(&bpe.decode_bytes(ids).map_err(|e| refuse(e.to_string()))?).into_owned()
-            }
-        })
-    }
 }
 
 #[cfg(test)]
@@ -205,10 +180,6 @@ mod tests {
         let characters = Tokenizer::characters("héhaa");
         assert_eq!((characters.vocab(), characters.end_of_text()), (3, None));
         assert_eq!(encoded(&characters, "aéh").unwrap(), [0, 2, 1]);
-        assert_eq!(characters.decode(&[0, 2, 1]).unwrap(), "aéh");
-        assert_eq!(Tokenizer::bytes().decode(&[97, 195]).unwrap(), "a\u{fffd}");
-        let message = characters.decode(&[3]).unwrap_err().to_string();
-        assert!(message.starts_with("tokenizer characters: id 3 in a vocabulary of 3; "), "{message}");
         let message = encoded(&characters, "x").unwrap_err().to_string();
         assert_eq!(message, "character 'x' is not among the tokenizer's 3; build the tokenizer from all of the text");
     }
@@ -220,7 +191,6 @@ mod tests {
         assert_eq!((bpe.vocab(), bpe.end_of_text()), (16_384, Some(0)));
         let ids = encoded(&bpe, "It was the best of times, it was the worst of times.").unwrap();
         assert_eq!(ids.len(), 14);
-        assert_eq!(bpe.decode(&ids).unwrap(), "It was the best of times, it was the worst of times.");
         let message = Tokenizer::json("a.json", b"{}").unwrap_err().to_string();
         assert!(message.starts_with("tokenizer a.json: "), "{message}");
         let message = Tokenizer::named("no/such.json").unwrap_err().to_string();
@@ -232,7 +202,6 @@ mod tests {
     fn tiktoken_embeds_two() {
         let gpt2 = Tokenizer::named("r50k").unwrap();
         assert_eq!(encoded(&gpt2, "hello world").unwrap(), [31373, 995]);
-        assert_eq!(gpt2.decode(&[31373, 995]).unwrap(), "hello world");
         assert_eq!(Tokenizer::named("cl100k").unwrap().vocab(), 100_277);
     }
 }

@@ -29,7 +29,7 @@ pub fn gated_delta_rule<E: Real, D: Device<E>, T: Tape<E, D>>(
         let norm = square.try_add(E::lift(1e-6))?.try_sqrt()?.try_broadcast_like::<_, Axis<1>>(&rows)?;
         x.try_div(norm)?.try_reshape_like(&(n, heads, key_size))
     };
-    let (dt, decay) = gates(a, a_log, dt_bias)?;
+    let [dt, decay] = gates(a, a_log, dt_bias)?;
     let (decay, tape) = decay.split_tape();
     let decay = decay.put_tape(tape.merge(dt.split_tape().1));
     let q = unit(q)?.try_mul(E::lift(1.0 / (key_size as f64).sqrt()))?;
@@ -58,7 +58,7 @@ pub fn ssd<E: Real, D: Device<E>, T: Tape<E, D>>(
         let x = x.try_broadcast_like::<_, Axis<2>>(&(n, groups, heads / groups, states))?;
         x.try_reshape_like(&(n, heads, states))
     };
-    let (dt, decay) = gates(dt, a_log, dt_bias)?;
+    let [dt, decay] = gates(dt, a_log, dt_bias)?;
     let x = x.try_reshape_like(&by_head)?;
     let scaled = x.retaped::<T>().try_mul(dt.try_broadcast_like::<_, Axis<2>>(&by_head)?)?;
     let past = x.try_mul(d.try_broadcast_like::<_, Axes2<0, 2>>(&by_head)?)?.try_reshape_like(&shape)?;
@@ -66,15 +66,14 @@ pub fn ssd<E: Real, D: Device<E>, T: Tape<E, D>>(
 }
 
 /// `dt = softplus(x + dt_bias)`, which keeps its tape, and `exp(-exp(a_log) dt)` with the tape of what comes after.
-#[allow(clippy::type_complexity)]
 fn gates<E: Real, D: Device<E>, T: Tape<E, D>>(
     x: Matrix<E, D, T>,
     a_log: Vector<E, D, T>,
     dt_bias: Vector<E, D, T>,
-) -> Result<(Matrix<E, D, T>, Matrix<E, D, T>), D::Err> {
+) -> Result<[Matrix<E, D, T>; 2], D::Err> {
     let dt = add_rows(x, dt_bias)?.try_exp()?.try_add(E::ONE)?.try_ln()?;
     let decay = scale_columns(dt.retaped::<T>(), a_log.try_exp()?)?.try_negate()?.try_exp()?;
-    Ok((dt, decay))
+    Ok([dt, decay])
 }
 
 /// With beta, v' is `beta (v - k^T decay S)`, else v.

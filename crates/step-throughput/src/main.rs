@@ -24,7 +24,7 @@ struct Args {
     /// Prints the time of each kind of launch.
     #[arg(long)]
     profile: bool,
-    /// Times the library's algorithms for the row's matrix products: lines for crates/kernels/src/cuda/matmul.csv.
+    /// Times the library's algorithms for the row's matrix products: lines for crates/kernels/src/cuda/matmul/choices.csv.
     #[arg(long)]
     tune: bool,
     /// Prints the memory a step needs and runs nothing.

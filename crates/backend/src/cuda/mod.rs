@@ -7,10 +7,13 @@
 
 mod backward;
 mod compiled;
+mod conv;
 mod forward;
+mod gradients;
 mod groups;
 mod inputs;
 mod layout;
+mod loss;
 mod lower;
 mod memory;
 mod program;
@@ -186,9 +189,8 @@ impl CudaBackend {
     /// The program of this tape and pass, made if it is new.
     fn program(&mut self, tape: &Tape, pass: Pass, packed: Option<usize>) -> Result<usize> {
         let key = Key::new(tape, pass, packed);
-        if self.state.as_ref().is_some_and(|s| s.specs[..] == tape.specs()[..])
-            && let Some(found) = self.programs.iter().position(|p| p.key == key)
-        {
+        let same = self.state.as_ref().is_some_and(|s| s.specs[..] == tape.specs()[..]);
+        if let Some(found) = self.programs.iter().position(|p| same && p.key == key) {
             return Ok(found);
         }
         supported(tape)?;

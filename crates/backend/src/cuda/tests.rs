@@ -3,6 +3,7 @@
 use super::*;
 use crate::op::Filter;
 use crate::params::Init;
+use program::View;
 
 /// Blocks of attention with low-rank convolutions on q, k and v, as `crates/model` records them, and a SwiGLU MLP.
 fn tape(blocks: usize, conv: bool) -> Tape {
@@ -124,4 +125,93 @@ fn what_is_not_there_is_said_by_name() {
         Ok(backend) => assert_eq!(backend.name(), "cuda:0-f32"),
         Err(e) => assert!(e.to_string().contains("hint:"), "{e}"),
     }
+}
+
+/// The memories of a program on the host, filled at first touch with a pattern that no sum hides; `f32` programs only.
+struct Host(std::collections::HashMap<program::Home, Vec<f32>>);
+
+impl Host {
+    fn at(&mut self, v: View, row: usize, col: usize) -> &mut f32 {
+        let memory =
+            self.0.entry(v.home).or_insert_with(|| (0..1 << 16).map(|i| (i * 37 % 101) as f32 - 50.0).collect());
+        &mut memory[v.at + row * v.stride + col]
+    }
+
+    /// `out = a b`, by element functions of row and column.
+    fn product(
+        &mut self,
+        out: View,
+        inner: usize,
+        a: impl Fn(&mut Self, usize, usize) -> f32,
+        b: impl Fn(&mut Self, usize, usize) -> f32,
+    ) {
+        for row in 0..out.rows {
+            for col in 0..out.cols {
+                let sum = (0..inner).map(|k| a(self, row, k) * b(self, k, col)).sum();
+                *self.at(out, row, col) = sum;
+            }
+        }
+    }
+
+    fn read(&mut self, v: View) -> Vec<f32> {
+        (0..v.rows * v.cols).map(|i| *self.at(v, i / v.cols, i % v.cols)).collect()
+    }
+}
+
+/// The products of q, k, v and their generators, run on the host as the steps name their matrices: 108 columns and 4 of padding
+/// that hold garbage before.
+#[test]
+fn padded_products_are_those_of_their_parts() {
+    let tape = tape(1, true);
+    let (groups, specs) = (Groups::new(&tape), tape.specs());
+    let layout = Layout::new(&tape, &groups);
+    let program = lower(&tape, &groups, &layout, Pass::Train, Dtype::F32, None).program;
+    let params = Params::init(specs.clone(), 5);
+    let mut host = Host([(program::Home::Values, layout.pack(&params))].into());
+    let names = ["0.q", "0.k", "0.v", "0.q.a", "0.k.a", "0.v.a"];
+    let param = |name: &str| specs.iter().position(|s| s.name == name).unwrap();
+    let first = layout.at[param("0.q")];
+    let step = |name: &str, place: usize| {
+        let found =
+            program.steps.iter().find(|s| s.name == name && s.views[place].at == first && s.views[place].rows == 112);
+        found.map(|s| s.views.clone()).unwrap()
+    };
+
+    let [x, w, y] = step("linear", 1)[..] else { panic!() };
+    host.product(y, x.cols, |h, n, k| *h.at(x, n, k), |h, k, o| *h.at(w, o, k));
+    let mut at = 0;
+    for name in names {
+        let rows = specs[param(name)].shape[0];
+        let weight = &params.values[param(name)];
+        for (n, o) in [(0, 0), (7, rows - 1), (31, rows / 2)] {
+            let want: f32 = (0..32).map(|k| *host.at(x, n, k) * weight[o * 32 + k]).sum();
+            assert_eq!(*host.at(y, n, at + o), want, "{name}");
+        }
+        at += rows;
+    }
+    assert_eq!((at, y.cols), (108, 112));
+
+    let ([dy, dw_x, dw], [dx_dy, dx_w, dx]) = (&step("linear dw", 2)[..], &step("linear dx", 1)[..]) else { panic!() };
+    assert_eq!((dy, dw_x, dx_w), (dx_dy, &x, &w));
+    let given = host.read(dy.columns(0, 108));
+    let pad = program.steps.iter().find(|s| s.name == "pad" && s.views[0].home == dy.home).unwrap().views[0];
+    assert_eq!(pad, dy.columns(108, 4));
+    (0..pad.rows * 4).for_each(|i| *host.at(pad, i / 4, i % 4) = 0.0);
+    host.product(*dx, dy.cols, |h, n, o| *h.at(*dy, n, o), |h, o, k| *h.at(w, o, k));
+    host.product(*dw, dy.rows, |h, o, n| *h.at(*dy, n, o), |h, n, k| *h.at(x, n, k));
+    assert_eq!(host.read(dy.columns(0, 108)), given, "the gradient itself is left alone");
+    let all: Vec<f32> = names.iter().flat_map(|name| params.values[param(name)].iter().copied()).collect();
+    for (n, k) in [(0, 0), (31, 31), (5, 17)] {
+        let want: f32 = (0..108).map(|o| given[n * 108 + o] * all[o * 32 + k]).sum();
+        assert!((*host.at(*dx, n, k) - want).abs() <= 1e-4 * want.abs().max(1.0));
+    }
+    let flat = host.0[&program::Home::Gradients][..layout.taps].to_vec();
+    let mut at = 0;
+    for name in names {
+        let (place, rows) = (layout.at[param(name)], specs[param(name)].shape[0]);
+        let want: f32 = (0..32).map(|n| given[n * 108 + at] * *host.at(x, n, 3)).sum();
+        assert_eq!(flat[place + 3], want, "{name}");
+        at += rows;
+    }
+    assert!(flat[first + 108 * 32..first + 112 * 32].iter().all(|&g| g == 0.0), "padding has no gradient");
 }

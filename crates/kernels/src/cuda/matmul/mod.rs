@@ -2,8 +2,10 @@
 //!
 //! Products in bf16 may write fp32 (gradients of weights); products in fp32 do not round to tf32. One stream, one workspace and no
 //! split over atomics: two runs give the same bits. The algorithm of a shape is the library's first proposal, or another of its
-//! proposals where `matmul.csv` says so: those were timed on an H100 ([`Matmul::tune`]), and a table gives every run the same choice
+//! proposals where `choices.csv` says so: those were timed on an H100 ([`Matmul::tune`]), and a table gives every run the same choice
 //! where a race at run time would not.
+
+mod tune;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -16,11 +18,10 @@ use cudarc::cublaslt::sys::{
 };
 use cudarc::cublaslt::{result as lt, sys};
 
-use super::device::Device;
-use super::error::{CudaError, CudaResult};
-use super::graph::Moment;
-use super::library;
-use super::memory::{Dtype, Memory, Tensor};
+use crate::cuda::device::Device;
+use crate::cuda::error::{CudaError, CudaResult};
+use crate::cuda::library;
+use crate::cuda::memory::{Dtype, Memory, Tensor};
 use crate::error::Error;
 
 /// Bytes that an algorithm may use beside its operands.
@@ -30,7 +31,7 @@ const WORKSPACE: usize = 32 << 20;
 const PROPOSALS: usize = 8;
 
 /// `rows,columns,inner,transposed_a,transposed_b,type,out,accumulate,proposal` on sm_90a.
-const CHOICES: &str = include_str!("matmul.csv");
+const CHOICES: &str = include_str!("choices.csv");
 
 /// A matrix, or its transpose.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +64,7 @@ pub struct Matmul {
     handle: cublasLtHandle_t,
     workspace: Tensor,
     plans: Mutex<HashMap<Key, Plan>>,
-    /// Proposal by product, as in `matmul.csv`.
+    /// Proposal by product, as in `choices.csv`.
     choices: HashMap<String, usize>,
 }
 
@@ -111,51 +112,6 @@ impl Matmul {
         let choices =
             lines.filter_map(|line| line.rsplit_once(',')).filter_map(|(k, v)| Some((k.into(), v.parse().ok()?)));
         Ok(Self { handle, workspace, plans: Mutex::default(), choices: choices.collect() })
-    }
-
-    /// Times every proposal for the products run so far, on memory of their sizes; lines for `matmul.csv` where another than the
-    /// first is faster by 2 % or more, with both times in microseconds behind a `#`.
-    ///
-    /// # Errors
-    /// The driver's and the library's.
-    pub fn tune(&self, device: &Device) -> CudaResult<Vec<String>> {
-        let keys: Vec<Key> =
-            self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner).keys().copied().collect();
-        let mut lines = Vec::new();
-        for key in keys.iter().filter(|key| !key.bias) {
-            let (m, n, k) = key.shape;
-            let tensor = |(rows, cols): (usize, usize), transposed: bool, stride: usize, dtype: Dtype| {
-                let (rows, cols) = if transposed { (cols, rows) } else { (rows, cols) };
-                Tensor::new(&Memory::new(device, rows * stride * dtype.bytes())?, 0, rows, cols, stride, dtype)
-            };
-            let a = tensor((m, k), key.transposed.0, key.strides.0, key.types.0)?;
-            let b = tensor((k, n), key.transposed.1, key.strides.1, key.types.0)?;
-            let out = tensor((m, n), false, key.strides.3, key.types.1)?;
-            let c = tensor((m, n), false, key.strides.2, key.types.1)?;
-            // Zeros would run faster than data.
-            for operand in [&a, &b] {
-                operand.write_pattern(device)?;
-            }
-            let mut times = Vec::new();
-            for plan in self.proposals(key)? {
-                let run = || self.queue(device, &plan, (&a, &b, &c, &out), key.accumulate);
-                let time = (0..4).try_fold(f64::MAX, |best, _| {
-                    let start = Moment::now(device)?;
-                    (0..4).try_for_each(|_| run())?;
-                    let end = Moment::now(device)?;
-                    device.synchronize()?;
-                    Ok::<_, CudaError>(best.min(end.since(&start)? * 250.0))
-                })?;
-                times.push(time);
-                plan.destroy();
-            }
-            let best = (0..times.len()).min_by(|&i, &j| times[i].total_cmp(&times[j])).unwrap_or(0);
-            if times.first().is_some_and(|first| times[best] < 0.98 * first) {
-                lines.push(format!("{},{best} # {:.1} instead of {:.1}", key.line(), times[best], times[0]));
-            }
-        }
-        lines.sort();
-        Ok(lines)
     }
 
     /// `out = a b`, plus `add` (which may be `out` itself) and plus `bias` (one row, in the type of `out`) where given.
@@ -325,7 +281,7 @@ impl Matmul {
 }
 
 impl Key {
-    /// As in `matmul.csv`.
+    /// As in `choices.csv`.
     fn line(&self) -> String {
         let (m, n, k) = self.shape;
         let (ta, tb) = (u8::from(self.transposed.0), u8::from(self.transposed.1));

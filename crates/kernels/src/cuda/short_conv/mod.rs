@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod headwise;
 mod low_rank;
+mod low_rank_hopper;
 mod params;
 mod state;
 mod sums;

@@ -20,14 +20,8 @@ pub struct Variant {
     pub defines: Defines,
 }
 
-impl Variant {
-    /// Whether the source compiles for an architecture such as `sm_80`.
-    pub fn compiles_for(&self, arch: &str) -> bool {
-        arch == hopper::ARCH || ![hopper::FORWARD, hopper::BACKWARD].contains(&self.file)
-    }
-}
-
 /// Every kernel with a sample of its variants in which each value of each option, and each path of the launches, occurs.
+/// Those of the warpgroup kernels compile for sm_90a only.
 pub fn variants() -> Vec<Variant> {
     let mut all = vec![Variant { file: "plan.cu", defines: Defines::new(&[]) }];
     let kinds = [

@@ -115,8 +115,11 @@ fn stored(dtype: Dtype) -> Stored {
     }
 }
 
-/// A tensor in f32 with its shape, or none.
-fn tensor(file: &SafeTensors, name: &'static str, dtype: Dtype) -> Result<Option<(Vec<usize>, Vec<f32>)>, Error> {
+/// Shape and values in f32.
+type Values = (Vec<usize>, Vec<f32>);
+
+/// A tensor of the file, or none.
+fn tensor(file: &SafeTensors, name: &'static str, dtype: Dtype) -> Result<Option<Values>, Error> {
     let Ok(view) = file.tensor(name) else { return Ok(None) };
     let pairs = || view.data().chunks_exact(2).map(|b| [b[0], b[1]]);
     let values: Vec<f32> = match view.dtype() {

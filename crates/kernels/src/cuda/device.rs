@@ -79,6 +79,14 @@ impl Device {
         &self.name
     }
 
+    /// The newest CUDA version that the driver knows, such as 13.0.
+    pub fn cuda_version(&self) -> CudaResult<String> {
+        let mut version = 0;
+        // SAFETY: the driver is loaded; the pointer is valid for the call.
+        unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) }.result().map_err(driver("driver version"))?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
     /// What its kernels are compiled for, such as sm_90a.
     pub fn arch(&self) -> &str {
         &self.arch
@@ -87,6 +95,17 @@ impl Device {
     /// The stream.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
+    }
+
+    /// Makes this device the calling thread's: before calls that go past the stream.
+    pub(crate) fn bind(&self) -> CudaResult<()> {
+        self.stream.context().bind_to_thread().map_err(driver("bind context"))
+    }
+
+    /// Bytes of its memory: free, and in all.
+    pub fn memory(&self) -> CudaResult<(usize, usize)> {
+        self.bind()?;
+        self.stream.context().mem_get_info().map_err(driver("memory size"))
     }
 
     pub(crate) fn multiprocessors(&self) -> usize {

@@ -10,12 +10,17 @@
 pub mod attention;
 mod cache;
 pub mod compile;
+pub mod dense;
 mod device;
 mod error;
+pub mod graph;
 mod library;
+pub mod matmul;
+mod memory;
 pub mod short_conv;
 pub mod source;
 
 pub use device::Device;
 pub use error::{CudaError, CudaResult};
 pub use library::{driver_present, load_cublas};
+pub use memory::{Dtype, Memory, Tensor};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 15] = [
+pub const FILES: [(&str, &str); 23] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
     ("attention.cuh", include_str!("../../../../kernels/attention.cuh")),
@@ -21,6 +21,14 @@ pub const FILES: [(&str, &str); 15] = [
     ("short_conv_state.cu", include_str!("../../../../kernels/short_conv_state.cu")),
     ("sums.cu", include_str!("../../../../kernels/sums.cu")),
     ("plan.cu", include_str!("../../../../kernels/plan.cu")),
+    ("dense.cuh", include_str!("../../../../kernels/dense.cuh")),
+    ("norm.cu", include_str!("../../../../kernels/norm.cu")),
+    ("pointwise.cu", include_str!("../../../../kernels/pointwise.cu")),
+    ("rope.cu", include_str!("../../../../kernels/rope.cu")),
+    ("embedding.cu", include_str!("../../../../kernels/embedding.cu")),
+    ("cross_entropy.cu", include_str!("../../../../kernels/cross_entropy.cu")),
+    ("adamw.cu", include_str!("../../../../kernels/adamw.cu")),
+    ("column_sums.cu", include_str!("../../../../kernels/column_sums.cu")),
 ];
 
 /// The text of one file.
@@ -32,6 +40,17 @@ pub fn text(name: &str) -> CudaResult<Cow<'static, str>> {
     let found = FILES.iter().find(|(file, _)| *file == name);
     let error = || std::io::Error::new(std::io::ErrorKind::NotFound, "no such kernel source");
     found.map(|(_, text)| Cow::Borrowed(*text)).ok_or_else(|| CudaError::File { path: name.into(), error: error() })
+}
+
+/// SHA-256 over every file's name and text, in hexadecimal: what a record says of the kernels it ran.
+pub fn hash() -> String {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for (name, text) in FILES {
+        hash.update(format!("{name} {}\n", text.len()));
+        hash.update(text);
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The headers, which any source may include.

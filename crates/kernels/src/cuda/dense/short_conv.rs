@@ -1,0 +1,165 @@
+//! The short convolution on matrices: one or several streams (q, k, v) side by side in one launch.
+
+use super::{check, check_flat, refused};
+use crate::cuda::short_conv::{
+    Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward,
+};
+use crate::cuda::{CudaResult, Device, Dtype, Tensor};
+
+/// A convolution of `streams` neighbouring blocks of columns, each with taps of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv<'a> {
+    /// Blocks of columns.
+    pub streams: usize,
+    /// Sequences of equal length; 1 with `cu_seqlens`.
+    pub batch: usize,
+    /// Taps, 1 to 8.
+    pub width: usize,
+    /// Residual, SiLU.
+    pub options: Options,
+    /// Borders of packed sequences, u32.
+    pub cu_seqlens: Option<&'a Tensor>,
+    /// `[N, streams D]`.
+    pub x: &'a Tensor,
+    /// Where the taps come from.
+    pub taps: Taps<'a>,
+}
+
+/// The taps of every stream, one stream's after the other's.
+#[derive(Debug, Clone, Copy)]
+pub enum Taps<'a> {
+    /// `[streams, W, D]`.
+    Static(&'a Tensor),
+    /// Filters `[N, streams H W]` and static taps.
+    HeadWise(&'a Tensor, usize, Option<&'a Tensor>),
+    /// Codes `[N, streams R]`, generators `[streams, R, W D]` and static taps.
+    LowRank(&'a Tensor, &'a Tensor, Option<&'a Tensor>),
+}
+
+/// Where the backward writes: dx and the gradients of the taps, shaped like them.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvGrad<'a> {
+    /// `[N, streams D]`.
+    pub dx: &'a Tensor,
+    /// Of the taps.
+    pub taps: TapsGrad<'a>,
+}
+
+/// The gradients of [`Taps`].
+pub type TapsGrad<'a> = Taps<'a>;
+
+/// `y = act(conv(x)) (+ x)`.
+///
+/// # Errors
+/// Shapes or types that do not fit.
+pub fn short_conv(device: &Device, conv: Conv<'_>, y: &Tensor) -> CudaResult<()> {
+    check("cuda short_conv", conv.x.rows, conv.x.cols, conv.x.dtype, &[("y", y)])?;
+    match conv.x.dtype {
+        Dtype::F32 => run::<f32>(device, conv, Pass::Forward(y)),
+        _ => run::<half::bf16>(device, conv, Pass::Forward(y)),
+    }
+}
+
+/// Every gradient.
+///
+/// # Errors
+/// Shapes or types that do not fit.
+pub fn short_conv_backward(device: &Device, conv: Conv<'_>, dy: &Tensor, grad: ConvGrad<'_>) -> CudaResult<()> {
+    const OP: &str = "cuda short_conv backward";
+    check(OP, conv.x.rows, conv.x.cols, conv.x.dtype, &[("dy", dy), ("dx", grad.dx)])?;
+    match conv.x.dtype {
+        Dtype::F32 => run::<f32>(device, conv, Pass::Backward(dy, grad)),
+        _ => run::<half::bf16>(device, conv, Pass::Backward(dy, grad)),
+    }
+}
+
+enum Pass<'a> {
+    Forward(&'a Tensor),
+    Backward(&'a Tensor, ConvGrad<'a>),
+}
+
+fn run<T: Element>(device: &Device, conv: Conv<'_>, pass: Pass<'_>) -> CudaResult<()> {
+    const OP: &str = "cuda short_conv";
+    let Conv { streams, batch, width, options, cu_seqlens, x, taps } = conv;
+    if streams == 0 || batch == 0 || !x.cols.is_multiple_of(streams) || !x.rows.is_multiple_of(batch) {
+        let what = format!("{} x {} in {batch} sequences and {streams} streams", x.rows, x.cols);
+        return Err(refused(OP, what, "choose sizes that divide"));
+    }
+    let d = x.cols / streams;
+    let shape = Shape { streams, batch, len: x.rows / batch, d, width };
+    // SAFETY: every slice is of its tensor's own type, checked here or by the caller; outputs are the caller's to overwrite. What
+    // the launch reads beyond rows and columns is checked there.
+    unsafe {
+        let dynamic = |t: &Tensor| {
+            check(OP, x.rows, t.cols, x.dtype, &[("taps", t)])?;
+            Ok::<_, crate::cuda::CudaError>(t.slice::<T>(device))
+        };
+        let fixed = |t: &Tensor| {
+            check_flat(OP, "taps", t, t.rows * t.cols, x.dtype)?;
+            Ok::<_, crate::cuda::CudaError>(t.slice::<T>(device))
+        };
+        let (code, fixed_taps, static_taps) = match taps {
+            Taps::Static(w) => (None, None, Some(fixed(w)?)),
+            Taps::HeadWise(w, _, s) => (Some(dynamic(w)?), None, s.map(fixed).transpose()?),
+            Taps::LowRank(z, u, s) => (Some(dynamic(z)?), Some(fixed(u)?), s.map(fixed).transpose()?),
+        };
+        let xs = x.slice::<T>(device);
+        let cu = cu_seqlens.map(|t| t.slice::<i32>(device));
+        let static_w = || static_taps.as_ref().map(|s| s.0.as_view());
+        let filter = match (taps, &code, &fixed_taps) {
+            (Taps::HeadWise(w, head_size, _), Some(code), _) => Filter::HeadWise {
+                weight: Rows { data: code.0.as_view(), stride: w.stride, stream: w.cols / streams },
+                head_size,
+                static_w: static_w(),
+            },
+            (Taps::LowRank(z, ..), Some(code), Some(u)) => Filter::LowRank {
+                z: Rows { data: code.0.as_view(), stride: z.stride, stream: z.cols / streams },
+                u: u.0.as_view(),
+                rank: z.cols / streams,
+                static_w: static_w(),
+            },
+            _ => Filter::Static { w: static_w().ok_or_else(|| refused(OP, "no static taps".into(), "pass the taps"))? },
+        };
+        let input = Input {
+            x: Rows { data: xs.0.as_view(), stride: x.stride, stream: d },
+            filter,
+            cu_seqlens: cu.as_ref().map(|c| c.0.as_view()),
+            initial_state: None,
+        };
+        match pass {
+            Pass::Forward(y) => {
+                let mut ys = y.slice::<T>(device);
+                let y = RowsMut { data: ys.0.as_view_mut(), stride: y.stride, stream: d };
+                forward(device, shape, options, &input, Output { y, final_state: None })
+            }
+            Pass::Backward(dy, grad) => {
+                let (dys, mut dxs) = (dy.slice::<T>(device), grad.dx.slice::<T>(device));
+                let (mut dcode, mut dfixed, mut dstatic) = match grad.taps {
+                    Taps::Static(w) => (None, None, Some(fixed(w)?)),
+                    Taps::HeadWise(w, _, s) => (Some(dynamic(w)?), None, s.map(fixed).transpose()?),
+                    Taps::LowRank(z, u, s) => (Some(dynamic(z)?), Some(fixed(u)?), s.map(fixed).transpose()?),
+                };
+                let dstatic_w = dstatic.as_mut().map(|s| s.0.as_view_mut());
+                let filter = match (grad.taps, &mut dcode, &mut dfixed) {
+                    (Taps::HeadWise(w, ..), Some(code), _) => {
+                        let stream = w.cols / streams;
+                        let dweight = RowsMut { data: code.0.as_view_mut(), stride: w.stride, stream };
+                        FilterGrad::HeadWise { dweight, dstatic_w }
+                    }
+                    (Taps::LowRank(z, ..), Some(code), Some(u)) => {
+                        let stream = z.cols / streams;
+                        let dz = RowsMut { data: code.0.as_view_mut(), stride: z.stride, stream };
+                        FilterGrad::LowRank { dz, du: u.0.as_view_mut(), dstatic_w }
+                    }
+                    _ => FilterGrad::Static {
+                        dw: dstatic_w.ok_or_else(|| refused(OP, "no static taps".into(), "pass their gradient"))?,
+                    },
+                };
+                let output =
+                    OutputGrad { dy: Rows { data: dys.0.as_view(), stride: dy.stride, stream: d }, dfinal_state: None };
+                let dx = RowsMut { data: dxs.0.as_view_mut(), stride: grad.dx.stride, stream: d };
+                backward(device, shape, options, &input, output, InputGrad { dx, filter, dinitial_state: None })
+            }
+        }
+    }
+}

@@ -24,8 +24,7 @@ impl Outcome {
     }
 
     fn refuse(&mut self, what: &str, errors: &[(&'static str, f64)], tolerance: f64) {
-        // Not `>`: NaN is refused too.
-        for (name, error) in errors.iter().filter(|(_, e)| !(*e <= tolerance)) {
+        for (name, error) in errors.iter().filter(|(_, e)| e.is_nan() || *e > tolerance) {
             self.wrong.push(format!("{name} {error:.1e} from the {what}, {tolerance:.0e} allowed"));
         }
     }

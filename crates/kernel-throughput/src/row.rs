@@ -53,7 +53,7 @@ impl Row {
             Op::Static => {}
             Op::HeadWise { head_size } => {
                 range("head_size", head_size, self.d)?;
-                if self.d % head_size != 0 {
+                if !self.d.is_multiple_of(head_size) {
                     return Err(format!("d = {}, head_size = {head_size}: use a head size that divides d", self.d));
                 }
             }

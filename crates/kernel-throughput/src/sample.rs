@@ -83,7 +83,7 @@ fn case(levels: &Levels, number: u64) -> Case {
     let op = match OPS[op] {
         (0, _) => Op::Static,
         (1, 0) => Op::HeadWise { head_size: d },
-        (1, wanted) => Op::HeadWise { head_size: (1..=wanted).rev().find(|s| d % s == 0).unwrap_or(1) },
+        (1, wanted) => Op::HeadWise { head_size: (1..=wanted).rev().find(|s| d.is_multiple_of(*s)).unwrap_or(1) },
         (_, rank) => Op::LowRank { rank },
     };
     let width = width + 1;

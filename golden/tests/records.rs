@@ -25,6 +25,7 @@ fn experiments() -> Vec<Box<dyn Experiment>> {
         Box::new(Table::three()),
         Box::new(Table::scaling()),
         Box::new(Table::nanogpt()),
+        Box::new(step_throughput::Table::default()),
     ]
 }
 

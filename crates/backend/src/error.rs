@@ -46,5 +46,14 @@ pub enum Error {
     },
 }
 
+impl From<kernels::cuda::CudaError> for Error {
+    fn from(e: kernels::cuda::CudaError) -> Self {
+        let message = e.to_string();
+        let (what, hint) = message.split_once("\nhint: ").unwrap_or((&message, "see the op's documentation"));
+        let what = what.strip_prefix("cuda: ").unwrap_or(what);
+        Self::Backend { backend: "cuda".into(), what: what.into(), hint: hint.into() }
+    }
+}
+
 /// The result of recording or running a tape.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -6,6 +6,7 @@
 mod backend;
 mod batch;
 mod cpu;
+mod cuda;
 mod error;
 mod flops;
 mod op;
@@ -16,6 +17,7 @@ mod tape;
 pub use backend::{Backend, Scores};
 pub use batch::{Batch, IGNORE};
 pub use cpu::{CpuBackend, Decoder};
+pub use cuda::{CudaBackend, MemoryPlan, Precision, cuda_device, cuda_kernels_hash};
 pub use error::{Error, Result};
 pub use op::{Filter, GatedDeltaRule, Moe, Op, Param, Ssd, Var};
 pub use optim::{AdamW, State, excess_load};

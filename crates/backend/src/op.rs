@@ -5,6 +5,11 @@
 pub struct Var(pub(crate) usize);
 
 impl Var {
+    /// The value that the op at this position makes.
+    pub(crate) fn at(index: usize) -> Self {
+        Self(index)
+    }
+
     /// Position of the op that makes this value.
     pub fn index(self) -> usize {
         self.0

@@ -103,6 +103,11 @@ impl DeviceArg {
             DeviceArg::Cuda(_) => Some("cuda"),
         }
     }
+
+    /// Which of the devices of its kind.
+    pub fn ordinal(self) -> usize {
+        if let DeviceArg::Cuda(ordinal) = self { ordinal } else { 0 }
+    }
 }
 
 /// What `--format` asks for.

@@ -60,6 +60,8 @@ pub struct RowContext<'a> {
     pub seeds: &'a [u64],
     /// The device to run on.
     pub device: &'a Device,
+    /// Which of the devices of its kind, from 0.
+    pub ordinal: usize,
     /// CPU threads to use in all.
     pub threads: usize,
     /// A folder for checkpoints of its own; prefix their names with the row's id.

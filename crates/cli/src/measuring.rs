@@ -64,6 +64,7 @@ impl Session<'_> {
                 config: &row.config,
                 seeds: &row.seeds,
                 device,
+                ordinal: self.args.device.ordinal(),
                 threads: place.threads,
                 out: place.out,
                 data: data.as_deref(),

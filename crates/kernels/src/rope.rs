@@ -37,6 +37,16 @@ impl Table {
         self.cos.len() / self.half
     }
 
+    /// Cosines, `[positions, head_size / 2]`.
+    pub fn cos(&self) -> &[f32] {
+        &self.cos
+    }
+
+    /// Sines, likewise.
+    pub fn sin(&self) -> &[f32] {
+        &self.sin
+    }
+
     /// Whether the table has no position.
     pub fn is_empty(&self) -> bool {
         self.cos.is_empty()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use cli::{Device as Host, Experiment, Facts, RowContext};
+use cli::{Device as Host, DeviceArg, Experiment, Facts, RowContext};
 use report::measured::Metric;
 use train::{Device, Options, Teller};
 
@@ -60,13 +60,18 @@ impl Experiment for Table {
         cli::parse::<Row>(row)?.check().map_err(cli::Error::config)
     }
 
-    fn facts(&self, _: &Host) -> Facts {
+    fn facts(&self, device: &Host) -> Facts {
         let data_sha256 = self.data.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        Facts { dtype: "f32".into(), data_sha256, ..Facts::default() }
+        let (dtype, kernels_sha256) = train::arithmetic(device);
+        Facts { dtype, kernels_sha256, data_sha256 }
     }
 
     fn device_kinds(&self) -> &[&str] {
         &Device::KINDS
+    }
+
+    fn device(&self, asked: DeviceArg, threads: usize) -> Result<Host, cli::Error> {
+        train::find_device(asked, self.device_kinds(), threads)
     }
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, cli::Error> {

@@ -1,6 +1,6 @@
 //! The recall figure as an experiment that a reproduce binary can run.
 
-use cli::{Device as Host, Experiment, Facts, RowContext};
+use cli::{Device as Host, DeviceArg, Experiment, Facts, RowContext};
 use report::measured::Metric;
 use train::{Device, Options, Teller};
 
@@ -23,12 +23,17 @@ impl Experiment for Figure {
         cli::parse::<Row>(row)?.check().map_err(cli::Error::config)
     }
 
-    fn facts(&self, _: &Host) -> Facts {
-        Facts { dtype: "f32".into(), ..Facts::default() }
+    fn facts(&self, device: &Host) -> Facts {
+        let (dtype, kernels_sha256) = train::arithmetic(device);
+        Facts { dtype, kernels_sha256, ..Facts::default() }
     }
 
     fn device_kinds(&self) -> &[&str] {
         &Device::KINDS
+    }
+
+    fn device(&self, asked: DeviceArg, threads: usize) -> Result<Host, cli::Error> {
+        train::find_device(asked, self.device_kinds(), threads)
     }
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, cli::Error> {

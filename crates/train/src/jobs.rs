@@ -137,7 +137,7 @@ fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outc
     let checkpoint = job.path(options).map(|path| Checkpoint { path, every, resume, run });
     let mut teller = Teller { steps: job.config.steps, tell };
     let run = Run { seed: job.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
-    let mut backend = options.device.backend();
+    let mut backend = options.device.backend()?;
     match train(&mut *backend, &job.record, job.source, job.config, run) {
         Err(error @ Error::Diverged { step, .. }) => {
             tell(What::Diverged { error: &error });

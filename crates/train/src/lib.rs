@@ -19,7 +19,7 @@ mod source;
 pub use checkpoint::{load, remove, save, stored_run};
 pub use command::Teller;
 pub use config::{EarlyStop, TrainConfig};
-pub use device::Device;
+pub use device::{Device, arithmetic, find as find_device};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use jobs::{Event, Job, Options, Probe, What, forget, train_all};

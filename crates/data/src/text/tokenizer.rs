@@ -1,5 +1,7 @@
 //! Tokenizers: bytes, the characters of a text, tokenizer.json files, and what tiktoken embeds.
 
+mod decode;
+
 use std::path::Path;
 
 use super::{Error, Result};

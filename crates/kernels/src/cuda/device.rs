@@ -99,6 +99,17 @@ impl Device {
         &self.stream
     }
 
+    /// Makes this device the calling thread's: before calls that go past the stream.
+    pub(crate) fn bind(&self) -> CudaResult<()> {
+        self.stream.context().bind_to_thread().map_err(driver("bind context"))
+    }
+
+    /// Bytes of its memory: free, and in all.
+    pub fn memory(&self) -> CudaResult<(usize, usize)> {
+        self.bind()?;
+        self.stream.context().mem_get_info().map_err(driver("memory size"))
+    }
+
     pub(crate) fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }

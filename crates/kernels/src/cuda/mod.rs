@@ -7,12 +7,16 @@
 //! `kernel-throughput check` compares the short convolution's launches with the CPU op and an f64 reference on a GPU; what
 //! was run, and how fast it is, stands in kernels/NOTES.md.
 
+pub mod attention;
 mod cache;
 pub mod compile;
+pub mod dense;
 mod device;
 mod error;
 pub mod graph;
 mod library;
+pub mod matmul;
+mod memory;
 pub mod short_conv;
 pub mod source;
 
@@ -20,3 +24,4 @@ pub use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 pub use device::Device;
 pub use error::{CudaError, CudaResult};
 pub use library::{driver_present, load_cublas};
+pub use memory::{Dtype, Memory, Tensor};

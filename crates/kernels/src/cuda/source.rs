@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 15] = [
+pub const FILES: [(&str, &str); 26] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
+    ("lowrank_hopper.cuh", include_str!("../../../../kernels/lowrank_hopper.cuh")),
     ("attention.cuh", include_str!("../../../../kernels/attention.cuh")),
     ("attention_hopper.cuh", include_str!("../../../../kernels/attention_hopper.cuh")),
     ("hopper.cuh", include_str!("../../../../kernels/hopper.cuh")),
@@ -18,9 +19,19 @@ pub const FILES: [(&str, &str); 15] = [
     ("short_conv_headwise.cu", include_str!("../../../../kernels/short_conv_headwise.cu")),
     ("short_conv_lowrank_fwd.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd.cu")),
     ("short_conv_lowrank_bwd.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd.cu")),
+    ("short_conv_lowrank_fwd_hopper.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd_hopper.cu")),
+    ("short_conv_lowrank_bwd_hopper.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd_hopper.cu")),
     ("short_conv_state.cu", include_str!("../../../../kernels/short_conv_state.cu")),
     ("sums.cu", include_str!("../../../../kernels/sums.cu")),
     ("plan.cu", include_str!("../../../../kernels/plan.cu")),
+    ("dense.cuh", include_str!("../../../../kernels/dense.cuh")),
+    ("norm.cu", include_str!("../../../../kernels/norm.cu")),
+    ("pointwise.cu", include_str!("../../../../kernels/pointwise.cu")),
+    ("rope.cu", include_str!("../../../../kernels/rope.cu")),
+    ("embedding.cu", include_str!("../../../../kernels/embedding.cu")),
+    ("cross_entropy.cu", include_str!("../../../../kernels/cross_entropy.cu")),
+    ("adamw.cu", include_str!("../../../../kernels/adamw.cu")),
+    ("column_sums.cu", include_str!("../../../../kernels/column_sums.cu")),
 ];
 
 /// The text of one file.

@@ -1,0 +1,349 @@
+//! The fast one: tapes on an NVIDIA GPU.
+//!
+//! A tape is lowered once per shape to a [`program`]: ops that share an input run as one product ([`groups`]), activations and
+//! their gradients are placed in one memory ([`program::Program::place`]), the classifier runs by chunks of rows with the loss, and
+//! from its second run on the whole pass is one CUDA graph. Activations are f32 or bf16; parameters, moments, statistics and sums
+//! are f32 in both. Two runs give the same bits.
+
+mod backward;
+mod compiled;
+mod conv;
+mod forward;
+mod gradients;
+mod groups;
+mod inputs;
+mod layout;
+mod loss;
+mod lower;
+mod memory;
+mod program;
+mod state;
+
+use std::sync::Arc;
+
+use kernels::cuda::matmul::Matmul;
+use kernels::cuda::{Device, Dtype, Memory};
+
+use crate::backend::{Backend, Scores};
+use crate::batch::Batch;
+use crate::op::{Op, Var};
+use crate::optim::{AdamW, State};
+use crate::params::Params;
+use crate::tape::Tape;
+use crate::{Error, Result};
+use compiled::{Compiled, Key};
+use groups::Groups;
+use layout::Layout;
+use lower::{Pass, lower};
+use program::On;
+use state::DeviceState;
+
+pub use memory::MemoryPlan;
+
+/// Values of an evaluation up to this size are kept to be read.
+const KEPT: usize = 256 << 20;
+
+/// Type of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision throughout: for parity with the CPU.
+    F32,
+    /// Activations and products' operands in bf16, sums and parameters in f32.
+    Bf16,
+}
+
+impl Precision {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
+/// A GPU that runs tapes.
+pub struct CudaBackend {
+    ordinal: usize,
+    precision: Precision,
+    /// What was loaded and waits for the first tape, which says how to lay it out.
+    pending: Option<State>,
+    state: Option<DeviceState>,
+    programs: Vec<Compiled>,
+    /// The memory that all programs work in, one at a time.
+    work: Option<Arc<Memory>>,
+    /// The program that ran last.
+    last: Option<usize>,
+    has_gradients: bool,
+    // Last, so that everything on the device goes before it.
+    matmul: Matmul,
+    device: Device,
+}
+
+impl std::fmt::Debug for CudaBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CudaBackend")
+            .field("device", &self.device)
+            .field("precision", &self.precision)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Name of a GPU and the newest CUDA version its driver knows.
+///
+/// # Errors
+/// [`Error::Backend`] where there is no driver or no such device.
+pub fn cuda_device(ordinal: usize) -> Result<(String, String)> {
+    let device = Device::new(ordinal)?;
+    Ok((device.name().into(), device.cuda_version()?))
+}
+
+/// SHA-256 of the GPU kernels' sources.
+pub fn cuda_kernels_hash() -> String {
+    kernels::cuda::source::hash()
+}
+
+impl CudaBackend {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] where there is no driver, no such device or no cuBLASLt.
+    pub fn new(ordinal: usize, precision: Precision) -> Result<Self> {
+        let device = Device::new(ordinal)?;
+        let matmul = Matmul::new(&device)?;
+        Ok(Self {
+            ordinal,
+            precision,
+            pending: None,
+            state: None,
+            programs: Vec::new(),
+            work: None,
+            last: None,
+            has_gradients: false,
+            matmul,
+            device,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The time of each step of a training pass, `(name, milliseconds)` in order, each queued alone.
+    ///
+    /// # Errors
+    /// As [`Backend::gradients`].
+    pub fn profile(&mut self, tape: &Tape, batch: &Batch, runs: usize) -> Result<Vec<(&'static str, f64)>> {
+        self.run(tape, batch, Pass::Train)?;
+        let program =
+            self.last.map(|i| &self.programs[i]).ok_or_else(|| self.missing("no program", "run a pass first"))?;
+        Ok(program.profile(On { device: &self.device, matmul: &self.matmul }, runs)?)
+    }
+
+    /// Lines for the table of matrix products: see [`Matmul::tune`].
+    ///
+    /// # Errors
+    /// As [`Backend::gradients`].
+    pub fn tune(&mut self, tape: &Tape, batch: &Batch) -> Result<Vec<String>> {
+        self.run(tape, batch, Pass::Train)?;
+        Ok(self.matmul.tune(&self.device)?)
+    }
+
+    fn missing(&self, what: &str, hint: &str) -> Error {
+        Error::Backend { backend: self.name(), what: what.into(), hint: hint.into() }
+    }
+
+    /// Lays the state out as this tape needs it.
+    fn settle(&mut self, tape: &Tape, groups: &Groups) -> Result<()> {
+        let layout = Layout::new(tape, groups);
+        if let Some(state) = &self.state {
+            if state.specs[..] == tape.specs()[..] && state.layout == layout {
+                return Ok(());
+            }
+            self.pending = Some(self.state()?);
+        }
+        let state = self.pending.as_ref().ok_or_else(|| self.missing("no parameters", "load a state first"))?;
+        state.params.check(&tape.specs())?;
+        self.forget();
+        if let Some(state) = self.pending.take() {
+            // A failure leaves the state where it can be tried again.
+            match DeviceState::new(&self.device, layout, &state, self.precision.dtype()) {
+                Ok(on_device) => self.state = Some(on_device),
+                Err(e) => {
+                    self.pending = Some(state);
+                    return Err(e.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the state on the device and every program that names it.
+    fn forget(&mut self) {
+        self.programs.clear();
+        self.last = None;
+        self.has_gradients = false;
+        self.state = None;
+    }
+
+    /// The program of this tape and pass, made if it is new.
+    fn program(&mut self, tape: &Tape, pass: Pass, packed: Option<usize>) -> Result<usize> {
+        let key = Key::new(tape, pass, packed);
+        let same = self.state.as_ref().is_some_and(|s| s.specs[..] == tape.specs()[..]);
+        if let Some(found) = self.programs.iter().position(|p| same && p.key == key) {
+            return Ok(found);
+        }
+        supported(tape)?;
+        let groups = Groups::new(tape);
+        self.settle(tape, &groups)?;
+        let Some(layout) = self.state.as_ref().map(|s| s.layout.clone()) else {
+            return Err(self.missing("no parameters", "load a state first"));
+        };
+        let lowered = lower(tape, &groups, &layout, pass, self.precision.dtype(), packed);
+        let need = lowered.program.place().1;
+        if self.work.as_ref().is_none_or(|work| work.len() < need) {
+            // The old memory goes first: both may not fit.
+            self.programs.clear();
+            self.last = None;
+            self.work = None;
+            self.device.synchronize()?;
+            let (free, _) = self.device.memory()?;
+            if free < need {
+                return Err(self.too_large(tape, need, free));
+            }
+            self.work = Some(Memory::new(&self.device, need.max(256))?);
+        }
+        let (Some(state), Some(work)) = (&self.state, &self.work) else {
+            return Err(self.missing("no parameters", "load a state first"));
+        };
+        self.programs.push(Compiled::new(&self.device, key, lowered, state, work)?);
+        Ok(self.programs.len() - 1)
+    }
+
+    fn too_large(&self, tape: &Tape, need: usize, free: usize) -> Error {
+        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+        let (rows, len) = (tape.batch(), tape.seq_len());
+        Error::Backend {
+            backend: self.name(),
+            what: format!("a pass of {rows} x {len} tokens needs {:.2} GiB, {:.2} GiB are free", gib(need), gib(free)),
+            hint: match (rows as f64 * free as f64 / need as f64) as usize {
+                0 => "shorten the rows or choose a smaller model".into(),
+                fits => format!("about {fits} rows fit"),
+            },
+        }
+    }
+
+    fn run(&mut self, tape: &Tape, batch: &Batch, pass: Pass) -> Result<Scores> {
+        batch.check(tape)?;
+        let packed = batch.cu_seqlens.as_ref().map(|borders| (borders.len() - 1).next_power_of_two());
+        let index = self.program(tape, pass, packed)?;
+        let program = &mut self.programs[index];
+        let words = program.lowered.inputs.pack(tape, batch)?;
+        program.run(On { device: &self.device, matmul: &self.matmul }, &words)?;
+        self.last = Some(index);
+        if tape.logits().is_none() {
+            return Ok(Scores::default());
+        }
+        let (nll, predictions) = program.outputs(&self.device)?;
+        let total: f64 = nll.iter().map(|&v| f64::from(v)).sum();
+        let loss = (total / inputs::counted(&batch.targets).max(1) as f64) as f32;
+        Ok(Scores { loss, nll, predictions, ..Scores::default() })
+    }
+}
+
+/// Refuses a tape with an op that has no launch yet.
+fn supported(tape: &Tape) -> Result<()> {
+    for (i, op) in tape.ops().iter().enumerate() {
+        match op {
+            Op::Embedding { .. }
+            | Op::AddPositions { .. }
+            | Op::Linear { .. }
+            | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::Rope { .. }
+            | Op::Attention { .. }
+            | Op::SwiGlu { .. }
+            | Op::Gelu { .. }
+            | Op::ShortConv { .. }
+            | Op::Add { .. }
+            | Op::CrossEntropy { .. } => {}
+            Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {
+                return Err(Error::Backend {
+                    backend: "cuda".into(),
+                    what: format!("op {i}, {}, is not on cuda yet", op.name()),
+                    hint: "run this model with --device cpu".into(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Backend for CudaBackend {
+    fn name(&self) -> String {
+        let precision = match self.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        };
+        format!("cuda:{}-{precision}", self.ordinal)
+    }
+
+    fn load(&mut self, state: State) -> Result<()> {
+        for part in [&state.m, &state.v] {
+            part.check(&state.params.specs)?;
+        }
+        self.forget();
+        self.pending = Some(state);
+        Ok(())
+    }
+
+    fn state(&self) -> Result<State> {
+        match (&self.pending, &self.state) {
+            (Some(pending), _) => Ok(pending.clone()),
+            (None, Some(state)) => Ok(state.state(&self.device)?),
+            (None, None) => Err(self.missing("no parameters", "load a state first")),
+        }
+    }
+
+    fn evaluate(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
+        let keep = forward::value_bytes(tape, self.precision.dtype()) <= KEPT;
+        self.run(tape, batch, Pass::Evaluate { keep })
+    }
+
+    fn gradients(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
+        if tape.logits().is_none() {
+            let what = "the tape has no loss".into();
+            return Err(Error::Shape { op: "gradients", what, remedy: "record cross_entropy last" });
+        }
+        let scores = self.run(tape, batch, Pass::Train)?;
+        self.has_gradients = true;
+        Ok(scores)
+    }
+
+    fn read_gradients(&self) -> Result<Params> {
+        match &self.state {
+            Some(state) if self.has_gradients => Ok(state.gradients(&self.device)?),
+            _ => Err(self.missing("no gradients", "run gradients() first")),
+        }
+    }
+
+    fn read(&self, x: Var) -> Result<Vec<f32>> {
+        let value = self.last.and_then(|i| self.programs[i].value(x));
+        let value =
+            value.ok_or_else(|| self.missing("no such value in the last pass", "read values after evaluate()"))?;
+        Ok(value.read_f32(&self.device)?)
+    }
+
+    fn update(&mut self, rule: &AdamW) -> Result<f32> {
+        if !self.has_gradients {
+            return Err(self.missing("no gradients", "run gradients() first"));
+        }
+        match &mut self.state {
+            Some(state) => Ok(state.update(&self.device, rule)?),
+            None => Err(self.missing("no parameters", "load a state first")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! Parameters, moments and gradients on the device: each a flat array in the order of a [`Layout`].
+
+use std::sync::Arc;
+
+use kernels::cuda::dense::{self, Parameters, Rule};
+use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
+
+use super::layout::Layout;
+use crate::optim::{AdamW, State};
+use crate::params::{ParamSpec, Params};
+
+/// Partial sums of the gradients' norm.
+const PARTS: usize = 1056;
+
+/// What training changes, and what an update needs.
+#[derive(Debug)]
+pub(super) struct DeviceState {
+    pub(super) layout: Layout,
+    pub(super) specs: Arc<[ParamSpec]>,
+    pub(super) values: Tensor,
+    pub(super) copy: Option<Tensor>,
+    pub(super) gradients: Tensor,
+    pub(super) tap_gradients: Tensor,
+    m: Tensor,
+    v: Tensor,
+    rule: Tensor,
+    norm: Tensor,
+    parts: Tensor,
+    step: u64,
+}
+
+impl DeviceState {
+    /// Copies a state to the device.
+    pub(super) fn new(device: &Device, layout: Layout, state: &State, dtype: Dtype) -> CudaResult<Self> {
+        let flat = |len: usize, dtype: Dtype| {
+            let memory = Memory::new(device, len.max(1) * dtype.bytes())?;
+            Tensor::new(&memory, 0, 1, len, len, dtype)
+        };
+        let n = layout.len;
+        let upload = |params: &Params| {
+            let tensor = flat(n, Dtype::F32)?;
+            tensor.write(device, &layout.pack(params))?;
+            Ok::<_, kernels::cuda::CudaError>(tensor)
+        };
+        let values = upload(&state.params)?;
+        let copy = if dtype == Dtype::F32 { None } else { Some(flat(n, dtype)?) };
+        if let Some(copy) = &copy {
+            dense::cast(device, &values, copy)?;
+        }
+        Ok(Self {
+            m: upload(&state.m)?,
+            v: upload(&state.v)?,
+            gradients: flat(layout.taps, Dtype::F32)?,
+            tap_gradients: flat(n - layout.taps, dtype)?,
+            rule: flat(8, Dtype::F32)?,
+            norm: flat(2, Dtype::F32)?,
+            parts: flat(PARTS, Dtype::F64)?,
+            specs: state.params.specs.clone(),
+            step: state.step,
+            values,
+            copy,
+            layout,
+        })
+    }
+
+    /// A copy on the host.
+    pub(super) fn state(&self, device: &Device) -> CudaResult<State> {
+        let read =
+            |t: &Tensor| Ok::<_, kernels::cuda::CudaError>(self.layout.unpack(self.specs.clone(), &t.read(device)?));
+        Ok(State { params: read(&self.values)?, m: read(&self.m)?, v: read(&self.v)?, step: self.step })
+    }
+
+    /// The gradients on the host.
+    pub(super) fn gradients(&self, device: &Device) -> CudaResult<Params> {
+        let mut flat = self.gradients.read_f32(device)?;
+        flat.extend(self.tap_gradients.read_f32(device)?);
+        Ok(self.layout.unpack(self.specs.clone(), &flat))
+    }
+
+    /// Clips, updates, and returns the global norm before clipping.
+    pub(super) fn update(&mut self, device: &Device, rule: &AdamW) -> CudaResult<f32> {
+        self.step += 1;
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
+        let step_size = (f64::from(rule.lr) / correction(rule.beta1)) as f32;
+        let root = (1.0 / correction(rule.beta2).sqrt()) as f32;
+        let words = [rule.lr, rule.beta1, rule.beta2, rule.eps, rule.weight_decay, rule.clip, step_size, root];
+        self.rule.write(device, &words)?;
+        let parameters = Parameters {
+            values: &self.values,
+            m: &self.m,
+            v: &self.v,
+            copy: self.copy.as_ref(),
+            gradients: &self.gradients,
+            tap_gradients: &self.tap_gradients,
+            taps: self.layout.taps,
+            decayed: self.layout.decayed,
+            taps_decayed: self.layout.taps_decayed,
+        };
+        dense::update(device, parameters, Rule { rule: &self.rule, norm: &self.norm, parts: &self.parts })?;
+        Ok(self.norm.read::<f32>(device)?[0])
+    }
+}

@@ -1,0 +1,125 @@
+//! Causal attention on matrices.
+
+use super::{check, refused};
+use crate::cuda::attention::{Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward};
+use crate::cuda::short_conv::Element;
+use crate::cuda::{CudaResult, Device, Dtype, Tensor};
+
+/// `o = softmax(q k^T / sqrt(head size)) v` per head, and `lse` `[heads, N]`, f32, for the backward. Rows are `batch` sequences of
+/// equal length or, with `cu_seqlens` (u32 borders), packed ones.
+///
+/// # Errors
+/// Shapes or types that do not fit.
+pub fn attention(
+    device: &Device,
+    batch: usize,
+    heads: usize,
+    cu_seqlens: Option<&Tensor>,
+    [q, k, v]: [&Tensor; 3],
+    o: &Tensor,
+    lse: &Tensor,
+) -> CudaResult<()> {
+    let op = Call { device, batch, heads, cu_seqlens, qkv: [q, k, v] };
+    match q.dtype {
+        Dtype::F32 => op.forward::<f32>(o, lse),
+        _ => op.forward::<half::bf16>(o, lse),
+    }
+}
+
+/// The gradients of q, k and v.
+///
+/// # Errors
+/// Shapes or types that do not fit.
+pub fn attention_backward(
+    device: &Device,
+    batch: usize,
+    heads: usize,
+    cu_seqlens: Option<&Tensor>,
+    qkv: [&Tensor; 3],
+    (o, lse, d_o): (&Tensor, &Tensor, &Tensor),
+    grads: [&Tensor; 3],
+) -> CudaResult<()> {
+    let op = Call { device, batch, heads, cu_seqlens, qkv };
+    match o.dtype {
+        Dtype::F32 => op.backward::<f32>((o, lse, d_o), grads),
+        _ => op.backward::<half::bf16>((o, lse, d_o), grads),
+    }
+}
+
+struct Call<'a> {
+    device: &'a Device,
+    batch: usize,
+    heads: usize,
+    cu_seqlens: Option<&'a Tensor>,
+    qkv: [&'a Tensor; 3],
+}
+
+impl Call<'_> {
+    fn shape(&self, op: &'static str, others: &[(&str, &Tensor)]) -> CudaResult<Shape> {
+        let [q, k, v] = self.qkv;
+        let (n, cols, heads, batch) = (q.rows, q.cols, self.heads, self.batch);
+        check(op, n, cols, q.dtype, &[("k", k), ("v", v)])?;
+        check(op, n, cols, q.dtype, others)?;
+        if heads == 0 || batch == 0 || !cols.is_multiple_of(heads) || !n.is_multiple_of(batch) {
+            let what = format!("{n} rows in {batch} sequences, {cols} columns in {heads} heads");
+            return Err(refused(op, what, "choose sizes that divide"));
+        }
+        Ok(Shape { batch, len: n / batch, heads, kv_heads: heads, head_size: cols / heads })
+    }
+
+    fn forward<T: Element>(&self, o: &Tensor, lse: &Tensor) -> CudaResult<()> {
+        let shape = self.shape("cuda attention", &[("o", o)])?;
+        let device = self.device;
+        // SAFETY: `shape` checked that all are of one type, which is T; o and lse are the caller's to overwrite.
+        unsafe {
+            let [q, k, v] = self.qkv.map(|t| t.slice::<T>(device));
+            let cu = self.cu_seqlens.map(|t| t.slice::<i32>(device));
+            let (mut out, mut lse) = (o.slice::<T>(device), lse.slice::<f32>(device));
+            let [sq, sk, sv] = self.qkv.map(|t| t.stride);
+            let input = Input {
+                q: Rows { data: q.0.as_view(), stride: sq },
+                k: Rows { data: k.0.as_view(), stride: sk },
+                v: Rows { data: v.0.as_view(), stride: sv },
+                cu_seqlens: cu.as_ref().map(|c| c.0.as_view()),
+            };
+            let output =
+                Output { o: RowsMut { data: out.0.as_view_mut(), stride: o.stride }, lse: lse.0.as_view_mut() };
+            forward(device, shape, &input, output)
+        }
+    }
+
+    fn backward<T: Element>(
+        &self,
+        (o, lse, d_o): (&Tensor, &Tensor, &Tensor),
+        [dq, dk, dv]: [&Tensor; 3],
+    ) -> CudaResult<()> {
+        let others = [("o", o), ("do", d_o), ("dq", dq), ("dk", dk), ("dv", dv)];
+        let shape = self.shape("cuda attention backward", &others)?;
+        let device = self.device;
+        // SAFETY: as in `forward`.
+        unsafe {
+            let [q, k, v] = self.qkv.map(|t| t.slice::<T>(device));
+            let [sq, sk, sv] = self.qkv.map(|t| t.stride);
+            let cu = self.cu_seqlens.map(|t| t.slice::<i32>(device));
+            let (out, lse, dout) = (o.slice::<T>(device), lse.slice::<f32>(device), d_o.slice::<T>(device));
+            let [mut gq, mut gk, mut gv] = [dq, dk, dv].map(|t| t.slice::<T>(device));
+            let input = Input {
+                q: Rows { data: q.0.as_view(), stride: sq },
+                k: Rows { data: k.0.as_view(), stride: sk },
+                v: Rows { data: v.0.as_view(), stride: sv },
+                cu_seqlens: cu.as_ref().map(|c| c.0.as_view()),
+            };
+            let output = OutputGrad {
+                o: Rows { data: out.0.as_view(), stride: o.stride },
+                lse: lse.0.as_view(),
+                d_o: Rows { data: dout.0.as_view(), stride: d_o.stride },
+            };
+            let grads = InputGrad::Apart {
+                dq: RowsMut { data: gq.0.as_view_mut(), stride: dq.stride },
+                dk: RowsMut { data: gk.0.as_view_mut(), stride: dk.stride },
+                dv: RowsMut { data: gv.0.as_view_mut(), stride: dv.stride },
+            };
+            backward(device, shape, &input, output, grads)
+        }
+    }
+}

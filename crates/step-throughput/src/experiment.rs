@@ -1,0 +1,94 @@
+//! Table 4 as an experiment that a reproduce binary can run.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use cli::{Device, DeviceArg, Error, Experiment, Facts, RowContext};
+use report::measured::Metric;
+
+use crate::{Row, Timing, flops_per_step, measure, peak_flops, peers};
+
+/// The plan's text.
+pub fn plan() -> &'static str {
+    include_str!("../../../reproduce/table-4/table-4.toml")
+}
+
+/// Training throughput: its plan is `reproduce/table-4/table-4.toml`.
+///
+/// Metrics of a row: `tokens_per_second`, `ms_per_step`, `loss_of_throughput` (percent, against the same model without
+/// convolutions, timed in the same process), `parameters_m` and `gflop_per_token` ([`flops_per_step`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. Where the
+/// run's folder holds a `peer.csv` written by `torch_step.py`, `peer_tokens_per_second` and `against_peer` too.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Times of models without convolutions, by their configuration.
+    baselines: Mutex<HashMap<String, Timing>>,
+}
+
+impl Table {
+    fn baseline(&self, row: &Row, cuda: Option<usize>) -> Result<Timing, Error> {
+        let row = row.without();
+        let key = format!("{row:?} {cuda:?}");
+        let mut known = self.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(timing) = known.get(&key) {
+            return Ok(*timing);
+        }
+        let timing = measure(&row, cuda).map_err(Error::config)?;
+        known.insert(key, timing);
+        Ok(timing)
+    }
+}
+
+impl Experiment for Table {
+    fn item(&self) -> &str {
+        "table-4"
+    }
+
+    fn plan(&self) -> &str {
+        plan()
+    }
+
+    fn check(&self, row: &toml::Table) -> Result<(), Error> {
+        cli::parse::<Row>(row)?.tape().map(drop).map_err(Error::config)
+    }
+
+    fn facts(&self, device: &Device) -> Facts {
+        let (dtype, kernels_sha256) = train::arithmetic(device);
+        Facts { dtype, kernels_sha256, ..Facts::default() }
+    }
+
+    fn device_kinds(&self) -> &[&str] {
+        &["cpu", "cuda"]
+    }
+
+    fn device(&self, asked: DeviceArg, threads: usize) -> Result<Device, Error> {
+        train::find_device(asked, self.device_kinds(), threads)
+    }
+
+    fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
+        let row: Row = ctx.parse()?;
+        let cuda = (ctx.device.kind == "cuda").then_some(ctx.ordinal);
+        let baseline = self.baseline(&row, cuda)?;
+        let timing = if row == row.without() { baseline } else { measure(&row, cuda).map_err(Error::config)? };
+        let lost = 100.0 * (1.0 - timing.tokens_per_second / baseline.tokens_per_second);
+        let tape = row.tape().map_err(Error::config)?;
+        let mut values = vec![
+            ("parameters_m", tape.parameter_count() as f64 / 1e6),
+            ("gflop_per_token", flops_per_step(&tape) / tape.tokens() as f64 / 1e9),
+            ("tokens_per_second", timing.tokens_per_second),
+            ("ms_per_step", timing.ms_per_step),
+            ("loss_of_throughput", lost),
+        ];
+        if cuda.is_some() {
+            values.extend(peak_flops(&ctx.device.name).map(|peak| ("mfu", 100.0 * timing.flops_per_second / peak)));
+            values.extend(timing.peak_gib.map(|gib| ("peak_gib", gib)));
+        }
+        let peers = peers(&ctx.out.join("peer.csv")).map_err(Error::config)?;
+        if let Some(peer) = peers.iter().find(|peer| peer.row == ctx.row) {
+            values.push(("peer_tokens_per_second", peer.tokens_per_second));
+            values.push(("against_peer", timing.tokens_per_second / peer.tokens_per_second));
+        }
+        let (first, last) = timing.loss;
+        ctx.progress.note(&format!("{:.2} ms a step, loss {first:.3} to {last:.3}", timing.ms_per_step));
+        Ok(values.into_iter().map(|(name, value)| ctx.metric(0, row.steps as u64, name, value)).collect())
+    }
+}

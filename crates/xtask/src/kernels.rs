@@ -1,5 +1,5 @@
-//! `cargo xtask kernels check`: every kernel of the short convolution and of attention compiled with NVRTC, no GPU needed, and what each uses compared with
-//! kernels/resources.txt.
+//! `cargo xtask kernels check`: the kernels of the short convolution and of attention compiled with NVRTC, which needs no
+//! GPU, and what each uses compared with kernels/resources.txt.
 //!
 //! For sm_90a the whole sample of defines (their `variants`) is compiled and its registers, shared memory and spills are
 //! summed up per kernel and element type; for the other targets every 24th of it, to see that it compiles.

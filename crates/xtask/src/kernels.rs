@@ -51,6 +51,10 @@ pub(crate) fn check(accept: bool) -> Result<()> {
         println!("wrote {SNAPSHOT}");
         return Ok(());
     }
+    if !fs::exists(SNAPSHOT)? {
+        println!("there is no {SNAPSHOT} to compare with: cargo xtask kernels check --accept writes it");
+        return Ok(());
+    }
     let known = fs::read_to_string(SNAPSHOT).with_context(|| format!("{SNAPSHOT} cannot be read"))?;
     let changed = difference(&known, &found);
     ensure!(

@@ -52,7 +52,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Kernels {
-    /// Compile every kernel with NVRTC, which needs no GPU, and compare what it uses with kernels/resources.txt.
+    /// Compile the convolution's and attention's kernels with NVRTC, which needs no GPU, and compare what they use with
+    /// kernels/resources.txt.
     Check {
         /// Write kernels/resources.txt instead.
         #[arg(long)]

@@ -20,6 +20,7 @@ const GOLDEN: &str = env!("CARGO_MANIFEST_DIR");
 fn experiments() -> Vec<Box<dyn Experiment>> {
     vec![
         Box::new(recall::Figure),
+        Box::new(kernel_throughput::Table::default()),
         Box::new(Table::one(&[linear_rnn::probe, moe::probe])),
         Box::new(Table::three()),
         Box::new(Table::scaling()),

@@ -1,7 +1,8 @@
-//! Repository chores: `cargo xtask tidy`, `golden accept --because "..."`, `readme`, `cpu-step`.
+//! Repository chores: `cargo xtask tidy`, `golden accept --because "..."`, `readme`, `kernels check`, `cpu-step`.
 
 mod cpu_step;
 mod golden;
+mod kernels;
 mod readme;
 mod tidy;
 
@@ -29,6 +30,9 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// GPU kernels.
+    #[command(subcommand)]
+    Kernels(Kernels),
     /// Time our training steps beside PyTorch's on this machine's CPU and record both.
     CpuStep {
         /// A Python that has torch.
@@ -47,6 +51,16 @@ enum Command {
 }
 
 #[derive(Subcommand)]
+enum Kernels {
+    /// Compile every kernel with NVRTC, which needs no GPU, and compare what it uses with kernels/resources.txt.
+    Check {
+        /// Write kernels/resources.txt instead.
+        #[arg(long)]
+        accept: bool,
+    },
+}
+
+#[derive(Subcommand)]
 enum Golden {
     /// Re-run every snapshot test, accept what it prints and log the reason in golden/CHANGES.md.
     Accept {
@@ -59,6 +73,7 @@ enum Golden {
 fn main() -> Result<()> {
     match Args::parse().command {
         Command::Tidy => tidy::run(),
+        Command::Kernels(Kernels::Check { accept }) => kernels::check(accept),
         Command::Golden(Golden::Accept { because }) => golden::accept(&because),
         Command::Readme { check } => readme::run(check),
         Command::CpuStep { python, device, rounds, threads } => cpu_step::record(&python, &device, rounds, &threads),

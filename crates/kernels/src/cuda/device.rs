@@ -5,7 +5,9 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, result};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits, result,
+};
 use cudarc::nvrtc::Ptx;
 
 use super::compile::{Defines, cubin};
@@ -140,6 +142,26 @@ impl Device {
     /// A copy on the host.
     pub fn download<T: DeviceRepr + Default + Clone>(&self, data: &CudaSlice<T>) -> CudaResult<Vec<T>> {
         self.stream.clone_dtoh(data).map_err(driver("copy to host"))
+    }
+
+    /// Copies host values to a part of device memory, before anything queued later runs.
+    pub fn upload_to<T: DeviceRepr>(&self, data: &[T], to: &mut CudaViewMut<'_, T>) -> CudaResult<()> {
+        self.stream.memcpy_htod(data, to).map_err(driver("copy to device"))
+    }
+
+    /// A copy on the host of a part of device memory.
+    pub fn download_part<T: DeviceRepr + Default + Clone>(&self, data: &CudaView<'_, T>) -> CudaResult<Vec<T>> {
+        self.stream.clone_dtoh(data).map_err(driver("copy to host"))
+    }
+
+    /// Queues a copy within device memory.
+    pub fn copy<T: DeviceRepr>(&self, from: &CudaSlice<T>, to: &mut CudaSlice<T>) -> CudaResult<()> {
+        self.stream.memcpy_dtod(from, to).map_err(driver("copy on the device"))
+    }
+
+    /// Queues zeros over memory; over more than the L2 cache holds, it leaves nothing else in there.
+    pub fn clear<T: DeviceRepr + ValidAsZeroBits>(&self, data: &mut CudaSlice<T>) -> CudaResult<()> {
+        self.stream.memset_zeros(data).map_err(driver("clear"))
     }
 
     fn memory_error(&self, e: cudarc::driver::DriverError, bytes: usize) -> CudaError {

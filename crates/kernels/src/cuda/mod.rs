@@ -4,7 +4,8 @@
 //! defines ([`compile::Defines`]), not by files; compiled variants are kept on disk ([`compile::cubin`]). Formulas, layouts
 //! and entry points: `kernels/README.md`.
 //!
-//! What has run on an H100, and how it was checked and timed: `kernels/NOTES.md`.
+//! `kernel-throughput check` compares the short convolution's launches with the CPU op and an f64 reference on a GPU; what
+//! was run, and how fast it is, stands in kernels/NOTES.md.
 
 pub mod attention;
 mod cache;
@@ -19,6 +20,7 @@ mod memory;
 pub mod short_conv;
 pub mod source;
 
+pub use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 pub use device::Device;
 pub use error::{CudaError, CudaResult};
 pub use library::{driver_present, load_cublas};

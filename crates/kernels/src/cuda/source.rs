@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 23] = [
+pub const FILES: [(&str, &str); 26] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
+    ("lowrank_hopper.cuh", include_str!("../../../../kernels/lowrank_hopper.cuh")),
     ("attention.cuh", include_str!("../../../../kernels/attention.cuh")),
     ("attention_hopper.cuh", include_str!("../../../../kernels/attention_hopper.cuh")),
     ("hopper.cuh", include_str!("../../../../kernels/hopper.cuh")),
@@ -18,6 +19,8 @@ pub const FILES: [(&str, &str); 23] = [
     ("short_conv_headwise.cu", include_str!("../../../../kernels/short_conv_headwise.cu")),
     ("short_conv_lowrank_fwd.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd.cu")),
     ("short_conv_lowrank_bwd.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd.cu")),
+    ("short_conv_lowrank_fwd_hopper.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd_hopper.cu")),
+    ("short_conv_lowrank_bwd_hopper.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd_hopper.cu")),
     ("short_conv_state.cu", include_str!("../../../../kernels/short_conv_state.cu")),
     ("sums.cu", include_str!("../../../../kernels/sums.cu")),
     ("plan.cu", include_str!("../../../../kernels/plan.cu")),
@@ -44,9 +47,14 @@ pub fn text(name: &str) -> CudaResult<Cow<'static, str>> {
 
 /// SHA-256 over every file's name and text, in hexadecimal: what a record says of the kernels it ran.
 pub fn hash() -> String {
+    hash_of(|_| true)
+}
+
+/// The same over the files of some names.
+pub fn hash_of(of: impl Fn(&str) -> bool) -> String {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
-    for (name, text) in FILES {
+    for (name, text) in FILES.iter().filter(|(name, _)| of(name)) {
         hash.update(format!("{name} {}\n", text.len()));
         hash.update(text);
     }

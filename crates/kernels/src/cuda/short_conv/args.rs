@@ -1,21 +1,53 @@
 //! What a caller passes in and gets back: the CPU op's arguments, on the device.
 
-use cudarc::driver::{CudaView, CudaViewMut, DeviceRepr};
+use cudarc::driver::{CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits};
 
 /// An element type of the kernels; sums are fp32 in all.
-pub trait Element: DeviceRepr + Copy + 'static {
+pub trait Element: DeviceRepr + ValidAsZeroBits + Copy + Default + PartialEq + 'static {
     /// The kernels' DTYPE define.
     const CODE: i64;
+
+    /// The nearest value.
+    fn from_f32(value: f32) -> Self;
+
+    /// The value.
+    fn to_f32(self) -> f32;
 }
 
 impl Element for f32 {
     const CODE: i64 = 0;
+
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
 }
+
 impl Element for half::bf16 {
     const CODE: i64 = 1;
+
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
 }
+
 impl Element for half::f16 {
     const CODE: i64 = 2;
+
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
 }
 
 /// The sizes of one call; with `cu_seqlens` batch is 1 and len the number of tokens.

@@ -4,6 +4,7 @@ use super::super::compile::Defines;
 use super::super::device::Grid;
 use super::super::error::CudaResult;
 use super::headwise::alignment;
+use super::low_rank_hopper as hopper;
 use super::params::{Call, Op, Place};
 use super::sums::{self, Sum};
 
@@ -119,16 +120,20 @@ fn aligned(call: &Call<'_>, rows: &[Place]) -> bool {
 /// y; with `gradient`, dy act'(conv(x)) for that dy instead.
 pub(super) fn forward(call: &Call<'_>, y: Place, gradient: Option<Place>) -> CudaResult<()> {
     let op = &call.op;
+    let rows: Vec<_> = std::iter::once(y).chain(gradient).collect();
+    let aligned = aligned(call, &rows);
     let tile = Tile::forward(op, call.device.shared_per_block() - 1024);
-    let (mut p, _plan) = call.params(tile.chunk)?;
+    let on_hopper = hopper::takes(op, call.device.arch(), aligned);
+    let (mut p, _plan) = call.params(if on_hopper { hopper::ROWS } else { tile.chunk })?;
     (p.y, p.ldy, p.s_y, p.col_tiles) = (y.at, y.ld, y.stream, op.shape.d.div_ceil(tile.columns()) as i32);
-    let mut rows = vec![y];
     if let Some(dy) = gradient {
         (p.dy, p.lddy, p.s_dy) = (dy.at, dy.ld, dy.stream);
-        rows.push(dy);
+    }
+    if on_hopper {
+        return hopper::forward(call, &mut p, gradient.is_some());
     }
     let z_aligned = op.rank().is_multiple_of(8) && alignment(&[call.weight], op.element) >= 16;
-    let defines = tile.forward_defines(op, aligned(call, &rows), z_aligned, gradient.is_some());
+    let defines = tile.forward_defines(op, aligned, z_aligned, gradient.is_some());
     let grid = Grid {
         blocks: ((p.col_tiles * p.chunks) as u32, op.shape.streams as u32),
         threads: (32 * tile.warps as u32, 1),
@@ -154,13 +159,20 @@ pub(super) fn backward(
         forward(call, g, Some(dy))?;
     }
     let g = g.unwrap_or(dy);
+    // dy is read as rows of D too where SiLU's residual passes it on.
+    let aligned = aligned(call, &[g, dx, dy]);
     let tile = Tile::backward(op, call.device.shared_per_block() - 1024);
+    let on_hopper = hopper::takes(op, call.device.arch(), aligned);
     let rank_tiles = ranks(op).0;
-    let ranks = rank_tiles * 8;
-    let (mut p, _plan) = call.params(ROWS)?;
-    let tiles = d.div_ceil(tile.columns());
+    let ranks = if on_hopper { hopper::RANKS } else { rank_tiles * 8 };
+    let (mut p, _plan) = call.params(if on_hopper { hopper::ROWS } else { ROWS })?;
     // One block on each multiprocessor, all of them busy for the same number of rows.
-    let spans = (call.device.multiprocessors() / tiles).clamp(1, p.chunks.max(1) as usize);
+    let (tiles, spans) = if on_hopper {
+        hopper::blocks(call, p.chunks)
+    } else {
+        let tiles = d.div_ceil(tile.columns());
+        (tiles, (call.device.multiprocessors() / tiles).clamp(1, p.chunks.max(1) as usize))
+    };
     (p.dy, p.lddy, p.s_dy) = (g.at, g.ld, g.stream);
     (p.res, p.ldres, p.s_res) = (dy.at, dy.ld, dy.stream);
     (p.y, p.ldy, p.s_y) = (dx.at, dx.ld, dx.stream);
@@ -169,16 +181,20 @@ pub(super) fn backward(
     let (_cols, part_cols) = call.partial(streams * spans * ranks * w * d)?;
     (p.part_rows, p.s_rows) = (part_rows, (tiles * rows * ranks) as i64);
     (p.part_cols, p.s_cols) = (part_cols, (spans * ranks * w * d) as i64);
-    let defines = tile.backward_defines(op, aligned(call, &[g, dx]));
-    let grid = Grid {
-        blocks: ((tiles * spans) as u32, streams as u32),
-        threads: (64 * tile.warps as u32, 1),
-        shared: tile.shared as u32,
-    };
-    for first in (0..rank_tiles).step_by(tile.rank_tiles) {
-        (p.rank_tile0, p.write_dx) = (first as i32, i32::from(first == 0));
-        // SAFETY: the argument of conv_lowrank_bwd; sizes were checked by the caller, partial sums have a place per block.
-        unsafe { call.launch(BACKWARD, "conv_lowrank_bwd", &defines, grid, &mut p)? };
+    if on_hopper {
+        hopper::backward(call, &mut p)?;
+    } else {
+        let defines = tile.backward_defines(op, aligned);
+        let grid = Grid {
+            blocks: ((tiles * spans) as u32, streams as u32),
+            threads: (64 * tile.warps as u32, 1),
+            shared: tile.shared as u32,
+        };
+        for first in (0..rank_tiles).step_by(tile.rank_tiles) {
+            (p.rank_tile0, p.write_dx) = (first as i32, i32::from(first == 0));
+            // SAFETY: the argument of conv_lowrank_bwd; sizes were checked by the caller, partial sums have a place per block.
+            unsafe { call.launch(BACKWARD, "conv_lowrank_bwd", &defines, grid, &mut p)? };
+        }
     }
     let stride = (ranks * w * d) as i64;
     let of_u = |part, out, rank: usize, s_out| {

@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod headwise;
 mod low_rank;
+mod low_rank_hopper;
 mod params;
 mod state;
 mod sums;
@@ -22,6 +23,13 @@ use super::device::Device;
 use super::error::CudaResult;
 use check::Check;
 use params::{Call, Kind, Place, at, at_mut};
+
+/// SHA-256 over the sources of this op's kernels, but for those that run on request alone.
+pub fn source_hash() -> String {
+    let shared = ["common.cuh", "mma.cuh", "sums.cu", "plan.cu"];
+    let on_request = |name: &str| name.ends_with("_hopper.cu");
+    super::source::hash_of(|name| (name.starts_with("short_conv") && !on_request(name)) || shared.contains(&name))
+}
 
 /// Writes y, and the final state where asked for.
 pub fn forward<T: Element>(

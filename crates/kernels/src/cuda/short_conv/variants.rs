@@ -4,6 +4,7 @@ use super::super::compile::Defines;
 use super::args::{Options, Shape};
 use super::headwise::{self, Layout};
 use super::low_rank::{self, Tile};
+use super::low_rank_hopper as hopper;
 use super::params::{Kind, Op};
 use super::state;
 
@@ -20,6 +21,7 @@ pub struct Variant {
 }
 
 /// Every kernel with a sample of its variants in which each value of each option, and each path of the launches, occurs.
+/// Those of the warpgroup kernels compile for sm_90a only.
 pub fn variants() -> Vec<Variant> {
     let mut all = vec![Variant { file: "plan.cu", defines: Defines::new(&[]) }];
     let kinds = [
@@ -73,6 +75,12 @@ fn add(all: &mut Vec<Variant>, op: &Op) {
             file: low_rank::BACKWARD,
             defines: Tile::backward(op, limit).backward_defines(op, aligned),
         });
+        if hopper::takes(op, hopper::ARCH, true) {
+            let z_aligned = aligned && op.rank() == hopper::RANKS;
+            let forward = hopper::forward_defines(op, z_aligned, gradient);
+            all.push(Variant { file: hopper::FORWARD, defines: forward });
+            all.push(Variant { file: hopper::BACKWARD, defines: hopper::backward_defines(op, z_aligned) });
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub fn plan() -> &'static str {
 /// Training throughput: its plan is `reproduce/table-4/table-4.toml`.
 ///
 /// Metrics of a row: `tokens_per_second`, `ms_per_step`, `loss_of_throughput` (percent, against the same model without
-/// convolutions, timed in the same process), `parameters_m` and `gflop_per_token` ([`flops_per_step`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. Where the
+/// convolutions, timed in the same process), `parameters_m` and `mflop_per_token` ([`flops_per_step`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. Where the
 /// run's folder holds a `peer.csv` written by `torch_step.py`, `peer_tokens_per_second` and `against_peer` too.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -73,7 +73,7 @@ impl Experiment for Table {
         let tape = row.tape().map_err(Error::config)?;
         let mut values = vec![
             ("parameters_m", tape.parameter_count() as f64 / 1e6),
-            ("gflop_per_token", flops_per_step(&tape) / tape.tokens() as f64 / 1e9),
+            ("mflop_per_token", flops_per_step(&tape) / tape.tokens() as f64 / 1e6),
             ("tokens_per_second", timing.tokens_per_second),
             ("ms_per_step", timing.ms_per_step),
             ("loss_of_throughput", lost),

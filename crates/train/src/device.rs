@@ -61,3 +61,16 @@ pub fn find(asked: DeviceArg, kinds: &[&str], threads: usize) -> Result<record::
 pub fn arithmetic(device: &record::Device) -> (String, Option<String>) {
     if device.kind == "cuda" { ("bf16".into(), Some(backend::cuda_kernels_hash())) } else { ("f32".into(), None) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absent_gpu_ends_with_3_and_a_hint() {
+        let error = find(DeviceArg::Cuda(999), &Device::KINDS, 1).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.hint.is_some(), "{error:?}");
+        assert_eq!(find(DeviceArg::Cpu, &Device::KINDS, 1).map(|device| device.kind), Ok("cpu".into()));
+    }
+}

@@ -333,3 +333,19 @@ fn data_type(dtype: Dtype) -> CudaResult<cudaDataType> {
 fn failed(what: &'static str) -> impl Fn(lt::CublasError) -> CudaError {
     move |e| CudaError::Driver { what, error: format!("cuBLASLt: {:?}", e.0) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_name_products_and_proposals() {
+        let mut products = std::collections::BTreeSet::new();
+        for line in CHOICES.lines() {
+            let (product, proposal) = line.rsplit_once(',').unwrap();
+            assert_eq!(product.split(',').count(), 8, "{line}");
+            assert!((1..PROPOSALS).contains(&proposal.parse().unwrap()), "{line}");
+            assert!(products.insert(product), "{line} stands twice");
+        }
+    }
+}

@@ -31,7 +31,7 @@ fn refused(toml: &str, lines: &str) -> String {
 fn every_embedded_item_passes_and_every_file_is_embedded() {
     for (id, ..) in EMBEDDED {
         let item = item(id).unwrap_or_else(|e| panic!("{e}"));
-        assert!(item.numbers.len() > 5, "{id} holds {} numbers", item.numbers.len());
+        assert!(!item.numbers.is_empty(), "{id} holds no number");
     }
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../paper");
     for entry in std::fs::read_dir(folder).unwrap() {

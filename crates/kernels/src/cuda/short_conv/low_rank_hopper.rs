@@ -24,12 +24,17 @@ const STAGES: usize = 4;
 /// not through these launches, so the kernels for any device stand in until they are.
 const ON: &str = "KERNELS_LOWRANK_HOPPER";
 
-/// Whether these kernels take the call: `aligned` says that rows of D are copied 16 bytes at a time.
+/// Whether these kernels are to take the call; see [`ON`] and [`fits`].
 pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
+    std::env::var_os(ON).is_some_and(|v| v == "1") && fits(op, arch, aligned)
+}
+
+/// Whether these kernels can take the call: `aligned` says that rows of D are copied 16 bytes at a time.
+fn fits(op: &Op, arch: &str, aligned: bool) -> bool {
     let ranks = op.rank() + usize::from(op.static_w);
     // At width 3 registers spill; narrower inputs would leave most of a block's channels empty.
     let shape = matches!(op.shape.width, 1 | 2 | 4) && ranks <= RANKS && op.shape.d > CHANNELS / 2;
-    std::env::var_os(ON).is_some_and(|v| v == "1") && arch == ARCH && aligned && op.code == 1 && shape
+    arch == ARCH && aligned && op.code == 1 && shape
 }
 
 /// Bytes of U in shared memory, of a fetched row of 256 channels, and of one of z.
@@ -114,8 +119,8 @@ mod tests {
     #[test]
     fn only_what_the_kernels_compile_for_is_taken() {
         let usual = op(1, 4, 16, false, 2048);
-        assert!(takes(&usual, ARCH, true) && takes(&op(1, 1, 15, true, 136), ARCH, true));
-        assert!(!takes(&usual, "sm_80", true) && !takes(&usual, ARCH, false));
+        assert!(fits(&usual, ARCH, true) && fits(&op(1, 1, 15, true, 136), ARCH, true));
+        assert!(!fits(&usual, "sm_80", true) && !fits(&usual, ARCH, false));
         for other in [
             op(2, 4, 16, false, 2048),
             op(1, 3, 16, false, 2048),
@@ -124,7 +129,7 @@ mod tests {
             op(1, 4, 17, false, 2048),
             op(1, 4, 16, false, 128),
         ] {
-            assert!(!takes(&other, ARCH, true), "{other:?}");
+            assert!(!fits(&other, ARCH, true), "{other:?}");
         }
     }
 

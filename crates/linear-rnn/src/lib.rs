@@ -6,9 +6,9 @@
 
 use backend::{Backend, Batch, Decoder, Op, Tape};
 use data::text::Corpus;
-use lm_scaling::Row;
+use lm_scaling::{CorpusSource, Row};
 use model::Mixer;
-use train::Result;
+use train::{Result, Source};
 
 /// Tokens on which decoding is held against the full pass: two chunks and one token.
 const TOKENS: usize = 129;
@@ -45,11 +45,10 @@ fn state_len(tape: &Tape) -> usize {
 }
 
 fn decode_gap(row: &Row, step: Tape, corpus: &Corpus, backend: &mut dyn Backend) -> Result<f64> {
-    let rows = corpus
-        .evaluation(0, 1)
-        .map_err(|e| train::Error::Source { what: "the first evaluation row".into(), source: Box::new(e) })?;
-    let len = TOKENS.min(rows.ids.len());
-    let (ids, targets) = (rows.ids[..len].to_vec(), rows.targets[..len].to_vec());
+    let refused = |source| train::Error::Source { what: "the first evaluation row".into(), source };
+    let held_out = CorpusSource { corpus, seed: 0 }.eval(0, 1).map_err(refused)?;
+    let len = TOKENS.min(held_out.ids.len());
+    let (ids, targets) = (held_out.ids[..len].to_vec(), held_out.targets[..len].to_vec());
     let tape = row.model.record(1, len)?;
     backend.evaluate(&tape, &Batch::new(ids.clone(), targets))?;
     let Some(logits) = tape.logits() else { return Ok(f64::NAN) };

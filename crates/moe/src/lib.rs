@@ -3,11 +3,11 @@
 //! They are trained by `lm_scaling`, as rows of table 1 whose model has experts in the place of its MLP. What is theirs
 //! alone is measured here, on the trained model and held-out rows: how evenly the router spreads the tokens.
 
-use backend::{Backend, Batch};
+use backend::Backend;
 use data::text::Corpus;
-use lm_scaling::Row;
+use lm_scaling::{CorpusSource, Row};
 use model::Mlp;
-use train::Result;
+use train::{Result, Source};
 
 /// Held-out rows that are routed.
 const ROWS: usize = 16;
@@ -27,12 +27,10 @@ const ROWS: usize = 16;
 pub fn probe(row: &Row, corpus: &Corpus, backend: &mut dyn Backend) -> Result<Vec<(&'static str, f64)>> {
     let Mlp::Moe(experts) = row.model.mlp else { return Ok(Vec::new()) };
     let count = ROWS.min(corpus.evaluation_rows() as usize);
-    let rows = corpus.evaluation(0, count).map_err(|e| train::Error::Source {
-        what: format!("the first {count} evaluation rows"),
-        source: Box::new(e),
-    })?;
+    let refused = |source| train::Error::Source { what: format!("the first {count} evaluation rows"), source };
+    let batch = CorpusSource { corpus, seed: 0 }.eval(0, count).map_err(refused)?;
     let tape = row.model.record(count, row.data.context)?;
-    let scores = backend.evaluate(&tape, &Batch::new(rows.ids, rows.targets))?;
+    let scores = backend.evaluate(&tape, &batch)?;
     let choices = tape.tokens() * experts.top_k;
     let (mut fullest, mut idle) = (0.0, 0);
     for load in &scores.load {

@@ -1,5 +1,7 @@
 //! Launches of `kernels/short_conv_lowrank_fwd_hopper.cu` and `short_conv_lowrank_bwd_hopper.cu`: sm_90a, bf16, the common ranks and widths.
 
+use std::sync::LazyLock;
+
 use super::super::compile::Defines;
 use super::super::device::Grid;
 use super::super::error::CudaResult;
@@ -26,7 +28,9 @@ const ON: &str = "KERNELS_LOWRANK_HOPPER";
 
 /// Whether these kernels are to take the call; see [`ON`] and [`fits`].
 pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
-    std::env::var_os(ON).is_some_and(|v| v == "1") && fits(op, arch, aligned)
+    // Asked once: a launch must not wait for the environment's lock.
+    static ASKED: LazyLock<bool> = LazyLock::new(|| std::env::var_os(ON).is_some_and(|v| v == "1"));
+    *ASKED && fits(op, arch, aligned)
 }
 
 /// Whether these kernels can take the call: `aligned` says that rows of D are copied 16 bytes at a time.

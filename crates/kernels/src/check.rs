@@ -20,6 +20,21 @@ pub(crate) fn positive(op: &'static str, name: &'static str, found: usize) -> Re
     Err(Error::Range { op, name, found, range: "1..".into(), remedy: "give every dimension at least one element" })
 }
 
+/// A dimension must be from 1 to `max`.
+pub(crate) fn range(
+    op: &'static str,
+    name: &'static str,
+    found: usize,
+    max: usize,
+    remedy: &'static str,
+) -> Result<()> {
+    if (1..=max).contains(&found) {
+        return Ok(());
+    }
+    let range = if max == usize::MAX { "1 and up".into() } else { format!("1 to {max}") };
+    Err(Error::Range { op, name, found, range, remedy })
+}
+
 /// `divisor` must divide `found`.
 pub(crate) fn divides(
     op: &'static str,

@@ -7,6 +7,7 @@
 //! `kernel-throughput check` compares the short convolution's launches with the CPU op and an f64 reference on a GPU; what
 //! was run, and how fast it is, stands in kernels/NOTES.md.
 
+mod arguments;
 pub mod attention;
 mod cache;
 pub mod compile;

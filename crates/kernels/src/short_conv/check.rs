@@ -2,6 +2,7 @@
 
 use super::args::{Filter, FilterGrad, Input, InputGrad, Output, OutputGrad, Shape};
 use super::{MAX_RANK, MAX_WIDTH};
+use crate::check;
 use crate::error::{Error, Result};
 
 /// The checker of one op's arguments.
@@ -16,10 +17,7 @@ impl Check {
     /// Checks the shape and the input.
     pub(super) fn input(op: &'static str, shape: Shape, input: &Input) -> Result<Self> {
         let Shape { batch, len, d, width } = shape;
-        let range = |name, found, max: usize, remedy| {
-            let range = if max == usize::MAX { "1 and up".to_string() } else { format!("1 to {max}") };
-            if (1..=max).contains(&found) { Ok(()) } else { Err(Error::Range { op, name, found, range, remedy }) }
-        };
+        let range = |name, found, max, remedy| check::range(op, name, found, max, remedy);
         range("batch", batch, usize::MAX, "pass at least one sequence")?;
         range("len", len, usize::MAX, "pass at least one token per sequence")?;
         range("d", d, usize::MAX, "pass at least one channel")?;
@@ -32,11 +30,7 @@ impl Check {
             Filter::Static { w } => check.size("w", w.len(), &[width, d])?,
             Filter::HeadWise { weight, head_size, static_w } => {
                 range("head_size", head_size, d, "use a head size that divides d")?;
-                if d % head_size != 0 {
-                    let remedy = "use a head size that divides d";
-                    let (divisor_name, divisor) = ("head_size", head_size);
-                    return Err(Error::Divides { op, name: "d", found: d, divisor_name, divisor, remedy });
-                }
+                check::divides(op, ("d", d), ("head_size", head_size), "use a head size that divides d")?;
                 let columns = check.product(&[d / head_size, width])?;
                 check.rows("weight", weight.data.len(), weight.stride, columns)?;
                 check.optional("static_w", static_w.map(<[f32]>::len), &[width, d])?;

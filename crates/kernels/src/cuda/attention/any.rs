@@ -2,7 +2,7 @@
 
 use super::super::device::Grid;
 use super::super::error::CudaResult;
-use super::params::{Call, pointer};
+use super::params::Call;
 
 pub(super) const FILE: &str = "attention_any.cu";
 
@@ -24,8 +24,7 @@ pub(super) fn forward(call: &mut Call<'_>) -> CudaResult<()> {
 /// dq, dk, dv.
 pub(super) fn backward(call: &mut Call<'_>) -> CudaResult<()> {
     let (heads, head_size) = (call.shape.heads, call.shape.head_size);
-    let (_delta, address) = call.scratch(heads * call.shape.rows())?;
-    call.p.delta = address;
+    let _delta = call.delta()?;
     let (tiles, _plan) = call.tiles(TILE)?;
     launch(call, "attention_delta", (heads * call.shape.rows()).div_ceil(THREADS / 32), 0)?;
     launch(call, "attention_any_dq", tiles * heads, shared(head_size, 4, 1))?;
@@ -35,7 +34,6 @@ pub(super) fn backward(call: &mut Call<'_>) -> CudaResult<()> {
 
 fn launch(call: &mut Call<'_>, entry: &'static str, blocks: usize, shared: u32) -> CudaResult<()> {
     let grid = Grid { blocks: (blocks as u32, 1), threads: (THREADS as u32, 1), shared };
-    let defines = call.defines(&[]);
     // SAFETY: the argument of every entry; sizes were checked by the caller, the grid covers the tiles of every head once.
-    unsafe { call.device.launch(FILE, entry, &defines, grid, &mut [pointer(&mut call.p)]) }
+    unsafe { call.launch(FILE, entry, &[], grid, &[]) }
 }

@@ -1,6 +1,7 @@
 //! Every argument is checked here, before anything is launched.
 
 use super::args::{Input, InputGrad, Output, OutputGrad, Shape};
+use crate::check;
 use crate::error::{Error, Result};
 
 const MAX_HEAD: usize = 128;
@@ -15,26 +16,16 @@ impl Check {
     /// Checks the shape and the input.
     pub(super) fn input<T>(op: &'static str, shape: Shape, input: &Input<'_, T>) -> Result<Self> {
         let Shape { batch, len, heads, kv_heads, head_size } = shape;
-        let range = |name, found, max: usize, remedy| {
-            if (1..=max).contains(&found) {
-                Ok(())
-            } else {
-                Err(Error::Range { op, name, found, range: format!("1 to {max}"), remedy })
-            }
-        };
+        let range = |name, found, max, remedy| check::range(op, name, found, max, remedy);
         let rows = batch.saturating_mul(len);
         range("batch", batch, i32::MAX as usize, "pass at least one sequence")?;
         range("len", len, i32::MAX as usize, "pass at least one token per sequence")?;
         range("batch * len", rows, i32::MAX as usize - 4096, "split the batch: rows are counted in 32 bits")?;
         range("heads", heads, 1 << 16, "pass at least one head")?;
-        crate::check::divides(
-            op,
-            ("heads", heads),
-            ("kv_heads", kv_heads),
-            "give each key head the same number of query heads",
-        )?;
+        let remedy = "give each key head the same number of query heads";
+        check::divides(op, ("heads", heads), ("kv_heads", kv_heads), remedy)?;
         range("head_size", head_size, MAX_HEAD, "use more and smaller heads")?;
-        crate::check::divides(op, ("head_size", head_size), ("lanes", 8), "use a head size that is a multiple of 8")?;
+        check::divides(op, ("head_size", head_size), ("lanes", 8), "use a head size that is a multiple of 8")?;
         let blocks = (batch as u128 + (rows / 32) as u128 + 1) * heads as u128;
         range(
             "blocks",
@@ -115,7 +106,7 @@ impl Check {
     }
 
     fn lse(&self, found: usize) -> Result<()> {
-        crate::check::size(self.op, "lse", found, &[("heads", self.shape.heads), ("rows", self.shape.rows())])
+        check::size(self.op, "lse", found, &[("heads", self.shape.heads), ("rows", self.shape.rows())])
     }
 }
 

@@ -9,7 +9,7 @@ use cudarc::driver::sys::{
 
 use super::super::device::Grid;
 use super::super::error::{CudaResult, driver};
-use super::params::{Call, Place, pointer};
+use super::params::{Call, Place};
 
 pub(super) const FORWARD: &str = "attention_fwd.cu";
 pub(super) const DQ: &str = "attention_dq.cu";
@@ -119,8 +119,7 @@ pub(super) fn forward(call: &mut Call<'_>) -> CudaResult<()> {
 /// dq, dk, dv.
 pub(super) fn backward(call: &mut Call<'_>) -> CudaResult<()> {
     let (heads, kv_heads, head_size) = (call.shape.heads, call.shape.kv_heads, call.shape.head_size);
-    let (_delta, address) = call.scratch(heads * call.shape.rows())?;
-    call.p.delta = address;
+    let _delta = call.delta()?;
     // First dq, which writes delta.
     let cut = Cut::dq(head_size, call.shape.len);
     let (tiles, _plan) = call.tiles(cut.rows())?;
@@ -141,12 +140,10 @@ fn launch(
     blocks: usize,
     maps: &[CUtensorMap],
 ) -> CudaResult<()> {
-    let (defines, grid) = (call.defines(&cut.defines()), cut.grid(call.shape.head_size, blocks));
-    let mut args = vec![pointer(&mut call.p)];
-    args.extend(maps.iter().map(|m| std::ptr::from_ref(m).cast_mut().cast::<c_void>()));
-    // SAFETY: the arguments of the entry, which the driver copies; sizes were checked by the caller, the maps end with
-    // the rows and heads, the grid covers the tiles of every head once.
-    unsafe { call.device.launch(file, entry, &defines, grid, &mut args) }
+    let grid = cut.grid(call.shape.head_size, blocks);
+    // SAFETY: the arguments of the entry; sizes were checked by the caller, the maps end with the rows and heads, the grid
+    // covers the tiles of every head once.
+    unsafe { call.launch(file, entry, &cut.defines(), grid, maps) }
 }
 
 /// The maps of what the kernels copy.

@@ -22,11 +22,12 @@ mod variants;
 pub use args::{Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
 pub use variants::variants;
 
+use super::arguments::{at, at_mut};
 use super::device::Device;
 use super::error::CudaResult;
 use super::short_conv::Element;
 use check::Check;
-use params::{Call, Place, at, at_mut};
+use params::{Call, Place};
 
 /// Writes o and lse.
 pub fn forward<T: Element>(

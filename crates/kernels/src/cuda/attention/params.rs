@@ -2,8 +2,10 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
+use cudarc::driver::sys::CUtensorMap;
+use cudarc::driver::{CudaSlice, CudaStream};
 
+use super::super::arguments::{Sequences, at, at_mut, pointer, scratch};
 use super::super::compile::Defines;
 use super::super::device::{Device, Grid};
 use super::super::error::CudaResult;
@@ -47,16 +49,6 @@ pub(super) struct Params {
     pub(super) scale: f32,
 }
 
-/// A device address.
-pub(super) fn at<T>(view: &CudaView<'_, T>, stream: &CudaStream) -> u64 {
-    view.device_ptr(stream).0
-}
-
-/// A device address that is written.
-pub(super) fn at_mut<T>(view: &mut CudaViewMut<'_, T>, stream: &CudaStream) -> u64 {
-    view.device_ptr_mut(stream).0
-}
-
 /// Rows as address and stride.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
@@ -82,9 +74,8 @@ pub(super) struct Call<'d> {
     /// DTYPE, and its bytes.
     pub(super) code: i64,
     pub(super) element: usize,
-    cu_seqlens: Option<u64>,
-    sequences: usize,
-    /// All operands; sizes of a launch are filled in by [`Call::launch`].
+    sequences: Sequences,
+    /// All operands; the tiles of the launches that follow are filled in by [`Call::tiles`].
     pub(super) p: Params,
 }
 
@@ -106,14 +97,13 @@ impl<'d> Call<'d> {
             scale: 1.0 / (shape.head_size as f32).sqrt(),
             ..Params::default()
         };
-        let cu_seqlens = input.cu_seqlens.as_ref().map(|v| at(v, s));
-        let sequences = input.cu_seqlens.as_ref().map_or(shape.batch, |v| v.len() - 1);
-        Self { device, shape, code: T::CODE, element: size_of::<T>(), cu_seqlens, sequences, p }
+        let sequences = Sequences::new(shape.batch, shape.len, input.cu_seqlens.as_ref(), s);
+        Self { device, shape, code: T::CODE, element: size_of::<T>(), sequences, p }
     }
 
     /// The defines that every kernel takes, and `more`.
-    pub(super) fn defines(&self, more: &[(&'static str, i64)]) -> Defines {
-        let packed = i64::from(self.cu_seqlens.is_some());
+    fn defines(&self, more: &[(&'static str, i64)]) -> Defines {
+        let packed = i64::from(self.sequences.packed());
         let common = [("DTYPE", self.code), ("HEAD", self.shape.head_size as i64), ("PACKED", packed)];
         Defines::new(&[&common[..], more].concat())
     }
@@ -122,36 +112,36 @@ impl<'d> Call<'d> {
     /// sequences are cut on the device; the plan is kept until those launches are queued.
     pub(super) fn tiles(&mut self, tile: usize) -> CudaResult<(usize, Option<CudaSlice<i32>>)> {
         let Shape { batch, len, head_size, kv_heads, heads } = self.shape;
-        let per_seq = len.div_ceil(tile);
-        self.p.tiles_per_seq = per_seq as i32;
+        let tiles = self.sequences.chunks(self.device, tile)?;
+        (self.p.tiles_per_seq, self.p.tiles, self.p.plan) = (tiles.per_sequence as i32, tiles.count as i32, tiles.plan);
         let kv_bytes = 2 * len * head_size * self.element * kv_heads / heads;
         self.p.group = (SIDE_BY_SIDE / kv_bytes.max(1)).clamp(1, batch * heads) as i32;
-        let Some(mut cu) = self.cu_seqlens else {
-            self.p.tiles = (per_seq * batch) as i32;
-            return Ok((per_seq * batch, None));
-        };
-        let tiles = self.shape.rows() / tile + self.sequences;
-        self.p.tiles = tiles as i32;
-        let mut plan = self.device.scratch::<i32>(4 * tiles)?;
-        self.p.plan = at_mut(&mut plan.as_view_mut(), self.device.stream());
-        let (mut seqs, mut len, mut out, mut count) = (self.sequences as i32, tile as i32, self.p.plan, tiles as i32);
-        let grid = Grid { blocks: (1, 1), threads: (1024, 1), shared: 0 };
-        let args =
-            &mut [pointer(&mut cu), pointer(&mut seqs), pointer(&mut len), pointer(&mut out), pointer(&mut count)];
-        // SAFETY: the arguments of plan_chunks; `plan` holds `tiles` int4.
-        unsafe { self.device.launch("plan.cu", "plan_chunks", &Defines::new(&[]), grid, args)? };
-        Ok((tiles, Some(plan)))
+        Ok((tiles.count, tiles.memory))
     }
 
-    /// fp32 scratch and its address.
-    pub(super) fn scratch(&self, len: usize) -> CudaResult<(CudaSlice<f32>, u64)> {
-        let mut memory = self.device.scratch::<f32>(len)?;
-        let address = at_mut(&mut memory.as_view_mut(), self.device.stream());
-        Ok((memory, address))
+    /// Scratch for delta, kept until the launches are queued.
+    pub(super) fn delta(&mut self) -> CudaResult<CudaSlice<f32>> {
+        let (memory, address) = scratch(self.device, self.shape.heads * self.shape.rows())?;
+        self.p.delta = address;
+        Ok(memory)
     }
-}
 
-/// A launch's pointer to an argument.
-pub(super) fn pointer<A>(argument: &mut A) -> *mut c_void {
-    std::ptr::from_mut(argument).cast()
+    /// Launches a kernel on the argument block and then the tensor maps.
+    ///
+    /// # Safety
+    /// As [`Device::launch`].
+    pub(super) unsafe fn launch(
+        &mut self,
+        file: &'static str,
+        entry: &'static str,
+        defines: &[(&'static str, i64)],
+        grid: Grid,
+        maps: &[CUtensorMap],
+    ) -> CudaResult<()> {
+        let defines = self.defines(defines);
+        let mut args = vec![pointer(&mut self.p)];
+        args.extend(maps.iter().map(|m| std::ptr::from_ref(m).cast_mut().cast::<c_void>()));
+        // SAFETY: by the caller; the driver copies the arguments.
+        unsafe { self.device.launch(file, entry, &defines, grid, &mut args) }
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::{check, refused};
 use crate::cuda::attention::{Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward};
+use crate::cuda::memory::Alias;
 use crate::cuda::short_conv::Element;
 use crate::cuda::{CudaResult, Device, Dtype, Tensor};
 
@@ -67,25 +68,26 @@ impl Call<'_> {
         Ok(Shape { batch, len: n / batch, heads, kv_heads: heads, head_size: cols / heads })
     }
 
+    /// The operands on the device.
+    ///
+    /// # Safety
+    /// T is their type.
+    unsafe fn operands<T: Element>(&self) -> Operands<T> {
+        // SAFETY: by the caller.
+        let qkv = self.qkv.map(|t| (unsafe { t.slice(self.device) }, t.stride));
+        // SAFETY: offsets are written as u32 below 2^31.
+        let cu_seqlens = self.cu_seqlens.map(|t| unsafe { t.slice(self.device) });
+        Operands { qkv, cu_seqlens }
+    }
+
     fn forward<T: Element>(&self, o: &Tensor, lse: &Tensor) -> CudaResult<()> {
         let shape = self.shape("cuda attention", &[("o", o)])?;
         let device = self.device;
         // SAFETY: `shape` checked that all are of one type, which is T; o and lse are the caller's to overwrite.
-        unsafe {
-            let [q, k, v] = self.qkv.map(|t| t.slice::<T>(device));
-            let cu = self.cu_seqlens.map(|t| t.slice::<i32>(device));
-            let (mut out, mut lse) = (o.slice::<T>(device), lse.slice::<f32>(device));
-            let [sq, sk, sv] = self.qkv.map(|t| t.stride);
-            let input = Input {
-                q: Rows { data: q.0.as_view(), stride: sq },
-                k: Rows { data: k.0.as_view(), stride: sk },
-                v: Rows { data: v.0.as_view(), stride: sv },
-                cu_seqlens: cu.as_ref().map(|c| c.0.as_view()),
-            };
-            let output =
-                Output { o: RowsMut { data: out.0.as_view_mut(), stride: o.stride }, lse: lse.0.as_view_mut() };
-            forward(device, shape, &input, output)
-        }
+        let (operands, mut out, mut lse) =
+            unsafe { (self.operands::<T>(), o.slice::<T>(device), lse.slice::<f32>(device)) };
+        let output = Output { o: RowsMut { data: out.0.as_view_mut(), stride: o.stride }, lse: lse.0.as_view_mut() };
+        forward(device, shape, &operands.input(), output)
     }
 
     fn backward<T: Element>(
@@ -97,29 +99,33 @@ impl Call<'_> {
         let shape = self.shape("cuda attention backward", &others)?;
         let device = self.device;
         // SAFETY: as in `forward`.
-        unsafe {
-            let [q, k, v] = self.qkv.map(|t| t.slice::<T>(device));
-            let [sq, sk, sv] = self.qkv.map(|t| t.stride);
-            let cu = self.cu_seqlens.map(|t| t.slice::<i32>(device));
+        let (operands, out, lse, dout, [mut gq, mut gk, mut gv]) = unsafe {
             let (out, lse, dout) = (o.slice::<T>(device), lse.slice::<f32>(device), d_o.slice::<T>(device));
-            let [mut gq, mut gk, mut gv] = [dq, dk, dv].map(|t| t.slice::<T>(device));
-            let input = Input {
-                q: Rows { data: q.0.as_view(), stride: sq },
-                k: Rows { data: k.0.as_view(), stride: sk },
-                v: Rows { data: v.0.as_view(), stride: sv },
-                cu_seqlens: cu.as_ref().map(|c| c.0.as_view()),
-            };
-            let output = OutputGrad {
-                o: Rows { data: out.0.as_view(), stride: o.stride },
-                lse: lse.0.as_view(),
-                d_o: Rows { data: dout.0.as_view(), stride: d_o.stride },
-            };
-            let grads = InputGrad::Apart {
-                dq: RowsMut { data: gq.0.as_view_mut(), stride: dq.stride },
-                dk: RowsMut { data: gk.0.as_view_mut(), stride: dk.stride },
-                dv: RowsMut { data: gv.0.as_view_mut(), stride: dv.stride },
-            };
-            backward(device, shape, &input, output, grads)
-        }
+            (self.operands::<T>(), out, lse, dout, [dq, dk, dv].map(|t| t.slice::<T>(device)))
+        };
+        let output = OutputGrad {
+            o: Rows { data: out.0.as_view(), stride: o.stride },
+            lse: lse.0.as_view(),
+            d_o: Rows { data: dout.0.as_view(), stride: d_o.stride },
+        };
+        let grads = InputGrad::Apart {
+            dq: RowsMut { data: gq.0.as_view_mut(), stride: dq.stride },
+            dk: RowsMut { data: gk.0.as_view_mut(), stride: dk.stride },
+            dv: RowsMut { data: gv.0.as_view_mut(), stride: dv.stride },
+        };
+        backward(device, shape, &operands.input(), output, grads)
+    }
+}
+
+/// Slices of the operands, each with the stride of its rows.
+struct Operands<T: Element> {
+    qkv: [(Alias<T>, usize); 3],
+    cu_seqlens: Option<Alias<i32>>,
+}
+
+impl<T: Element> Operands<T> {
+    fn input(&self) -> Input<'_, T> {
+        let [q, k, v] = self.qkv.each_ref().map(|(slice, stride)| Rows { data: slice.0.as_view(), stride: *stride });
+        Input { q, k, v, cu_seqlens: self.cu_seqlens.as_ref().map(|c| c.0.as_view()) }
     }
 }

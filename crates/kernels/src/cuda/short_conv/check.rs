@@ -1,6 +1,7 @@
 //! Every argument is checked here, before anything is launched.
 
 use super::args::{Element, Filter, FilterGrad, Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
+use crate::check;
 use crate::error::{Error, Result};
 
 const MAX_WIDTH: usize = 8;
@@ -17,13 +18,7 @@ impl Check {
     /// Checks the shape and the input.
     pub(super) fn input<T: Element>(op: &'static str, shape: Shape, input: &Input<'_, T>) -> Result<Self> {
         let Shape { streams, batch, len, d, width } = shape;
-        let range = |name, found, max: usize, remedy| {
-            if (1..=max).contains(&found) {
-                Ok(())
-            } else {
-                Err(Error::Range { op, name, found, range: format!("1 to {max}"), remedy })
-            }
-        };
+        let range = |name, found, max, remedy| check::range(op, name, found, max, remedy);
         range("streams", streams, 65535, "pass at least one stream")?;
         range("batch", batch, i32::MAX as usize, "pass at least one sequence")?;
         range("len", len, i32::MAX as usize, "pass at least one token per sequence")?;
@@ -53,17 +48,7 @@ impl Check {
             Filter::Static { w } => check.size("w", w.len(), &[width, d])?,
             Filter::HeadWise { weight, head_size, static_w } => {
                 range("head_size", *head_size, d, "use a head size that divides d")?;
-                if d % head_size != 0 {
-                    let (divisor_name, divisor) = ("head_size", *head_size);
-                    return Err(Error::Divides {
-                        op,
-                        name: "d",
-                        found: d,
-                        divisor_name,
-                        divisor,
-                        remedy: "use a head size that divides d",
-                    });
-                }
+                check::divides(op, ("d", d), ("head_size", *head_size), "use a head size that divides d")?;
                 check.rows("weight", weight, d / head_size * width)?;
                 check.optional("static_w", static_w.as_ref().map(|v| v.len()), &[width, d])?;
             }

@@ -19,10 +19,11 @@ pub use variants::{Variant, variants};
 
 use cudarc::driver::CudaViewMut;
 
+use super::arguments::{at, at_mut};
 use super::device::Device;
 use super::error::CudaResult;
 use check::Check;
-use params::{Call, Kind, Place, at, at_mut};
+use params::{Call, Kind, Place};
 
 /// SHA-256 over the sources of this op's kernels, but for those that run on request alone.
 pub fn source_hash() -> String {

@@ -1,9 +1,8 @@
 //! The argument block of `kernels/common.cuh`, and the plan that all launches of one call share.
 
-use std::ffi::c_void;
+use cudarc::driver::{CudaSlice, CudaStream};
 
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
-
+use super::super::arguments::{Sequences, at, at_mut, pointer, scratch};
 use super::super::compile::Defines;
 use super::super::device::{Device, Grid};
 use super::super::error::CudaResult;
@@ -58,16 +57,6 @@ pub(super) struct Params {
     pub(super) spans: i32,
     pub(super) rank_tile0: i32,
     pub(super) write_dx: i32,
-}
-
-/// A device address.
-pub(super) fn at<T>(view: &CudaView<'_, T>, stream: &CudaStream) -> u64 {
-    view.device_ptr(stream).0
-}
-
-/// A device address that is written.
-pub(super) fn at_mut<T>(view: &mut CudaViewMut<'_, T>, stream: &CudaStream) -> u64 {
-    view.device_ptr_mut(stream).0
 }
 
 /// Rows as address, row stride, stream stride.
@@ -156,9 +145,8 @@ pub(super) struct Call<'d> {
     pub(super) weight: Option<Place>,
     pub(super) u: u64,
     pub(super) static_w: Option<u64>,
-    cu_seqlens: Option<u64>,
+    pub(super) sequences: Sequences,
     state: Option<u64>,
-    pub(super) sequences: usize,
 }
 
 impl<'d> Call<'d> {
@@ -176,22 +164,20 @@ impl<'d> Call<'d> {
                 (Kind::LowRank { rank: *rank }, Some(Place::of(z, s)), at(u, s), static_w.as_ref().map(|v| at(v, s)))
             }
         };
-        let cu_seqlens = input.cu_seqlens.as_ref().map(|v| at(v, s));
+        let sequences = Sequences::new(shape.batch, shape.len, input.cu_seqlens.as_ref(), s);
         // With W = 1 there is no state to read.
         let state = input.initial_state.as_ref().filter(|_| shape.width > 1).map(|v| at(v, s));
-        let (packed, has_state, has_static) = (cu_seqlens.is_some(), state.is_some(), static_w.is_some());
         let op = Op {
             shape,
             options,
             kind,
             code: T::CODE,
             element: size_of::<T>(),
-            packed,
-            state: has_state,
-            static_w: has_static,
+            packed: sequences.packed(),
+            state: state.is_some(),
+            static_w: static_w.is_some(),
         };
-        let sequences = input.cu_seqlens.as_ref().map_or(shape.batch, |v| v.len() - 1);
-        Self { device, op, x: Place::of(&input.x, s), weight, u, static_w, cu_seqlens, state, sequences }
+        Self { device, op, x: Place::of(&input.x, s), weight, u, static_w, sequences, state }
     }
 
     /// An operand of `[streams, W, D]` or `[streams, R, W, D]` as rows of D.
@@ -216,10 +202,10 @@ impl<'d> Call<'d> {
             static_w: self.static_w.unwrap_or(0),
             s_static: (width * d) as i64,
             state: self.state.unwrap_or(0),
-            s_state: (self.sequences * (width - 1) * d) as i64,
-            cu_seqlens: self.cu_seqlens.unwrap_or(0),
+            s_state: (self.sequences.count * (width - 1) * d) as i64,
+            cu_seqlens: self.sequences.cu_seqlens.unwrap_or(0),
             rows: self.op.rows() as i32,
-            seqs: self.sequences as i32,
+            seqs: self.sequences.count as i32,
             seq_len: len as i32,
             d_model: d as i32,
             heads: (d / head_size) as i32,
@@ -233,21 +219,9 @@ impl<'d> Call<'d> {
     /// and kept until the launch is queued.
     pub(super) fn params(&self, chunk: usize) -> CudaResult<(Params, Option<CudaSlice<i32>>)> {
         let mut p = self.operands();
-        let per_seq = self.op.shape.len.div_ceil(chunk);
-        (p.chunks_per_seq, p.chunks) = (per_seq as i32, (per_seq * self.op.shape.batch) as i32);
-        let Some(mut cu) = self.cu_seqlens else {
-            return Ok((p, None));
-        };
-        p.chunks = (self.op.rows() / chunk + self.sequences) as i32;
-        let mut plan = self.device.scratch::<i32>(4 * p.chunks as usize)?;
-        p.plan = at_mut(&mut plan.as_view_mut(), self.device.stream());
-        let (mut seqs, mut len, mut out, mut chunks) = (p.seqs, chunk as i32, p.plan, p.chunks);
-        let grid = Grid { blocks: (1, 1), threads: (1024, 1), shared: 0 };
-        let args =
-            &mut [pointer(&mut cu), pointer(&mut seqs), pointer(&mut len), pointer(&mut out), pointer(&mut chunks)];
-        // SAFETY: the arguments of plan_chunks; `plan` holds `chunks` int4.
-        unsafe { self.device.launch("plan.cu", "plan_chunks", &Defines::new(&[]), grid, args)? };
-        Ok((p, Some(plan)))
+        let chunks = self.sequences.chunks(self.device, chunk)?;
+        (p.chunks_per_seq, p.chunks, p.plan) = (chunks.per_sequence as i32, chunks.count as i32, chunks.plan);
+        Ok((p, chunks.memory))
     }
 
     /// Launches a kernel that takes `Params`.
@@ -268,13 +242,6 @@ impl<'d> Call<'d> {
 
     /// fp32 scratch and its address.
     pub(super) fn partial(&self, len: usize) -> CudaResult<(CudaSlice<f32>, u64)> {
-        let mut memory = self.device.scratch::<f32>(len)?;
-        let address = at_mut(&mut memory.as_view_mut(), self.device.stream());
-        Ok((memory, address))
+        scratch(self.device, len)
     }
-}
-
-/// A launch's pointer to an argument.
-pub(super) fn pointer<A>(argument: &mut A) -> *mut c_void {
-    std::ptr::from_mut(argument).cast()
 }

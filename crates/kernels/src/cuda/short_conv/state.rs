@@ -17,7 +17,7 @@ pub(super) fn defines(op: &Op) -> Defines {
 }
 
 fn grid(call: &Call<'_>) -> Grid {
-    let threads = call.sequences * call.op.shape.d;
+    let threads = call.sequences.count * call.op.shape.d;
     Grid { blocks: (threads.div_ceil(128) as u32, call.op.shape.streams as u32), threads: (128, 1), shared: 0 }
 }
 

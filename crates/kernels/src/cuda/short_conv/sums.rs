@@ -1,8 +1,9 @@
 //! The second stage of the reductions: `kernels/sums.cu`.
 
+use super::super::arguments::pointer;
 use super::super::device::Grid;
 use super::super::error::CudaResult;
-use super::params::{Call, pointer};
+use super::params::Call;
 
 const MAX_JOBS: usize = 3;
 

@@ -2,6 +2,7 @@
 //
 //   o[t] = sum_{s <= t} p[t, s] v[s],  p[t, s] = exp(q[t].k[s] scale - lse[t]),  per head, within each sequence.
 //   dv[s] = sum_t p[t, s] do[t];  ds = p (do[t].v[s] - delta[t]), delta[t] = do[t].o[t];  dq = scale ds k, dk = scale ds^T q.
+// With p.angles q and k are what rotary positions (rope.cu) made of others, and dq and dk are the gradients of those: turned back.
 //
 // Defines: DTYPE (common.cuh), HEAD = head_size, PACKED = 1: rows by p.plan.
 // q, o and their gradients are [N, heads, HEAD], k and v [N, kv_heads, HEAD], rows ld* apart; lse and delta fp32 [heads, N].
@@ -24,6 +25,7 @@ struct Attention {
     float* lse;
     float* delta;
     const int4* plan;      // packed: {first row, sequence start, sequence end, sequence} per tile; first < 0 = none
+    const float2* angles;  // [positions][HEAD / 2] of (cos, sin), or none
     i64 ldq, ldk, ldv, ldo, lddo, lddq, lddk, lddv;
     int rows, seq_len, tiles_per_seq, tiles;
     int heads, kv_heads;

@@ -35,6 +35,18 @@ __device__ __forceinline__ void add_rows(float (&acc)[OWN], const float* w, cons
     }
 }
 
+// A row of a thread's columns turned back by its position.
+__device__ __forceinline__ void turn_back(const float2* angles, int position, int c, float (&acc)[OWN]) {
+    const float2* at = angles + (i64)position * (HEAD / 2) + c;
+#pragma unroll
+    for (int i = 0; i < OWN / 2; i++) {
+        const float2 t = at[4 * i];
+        const float a = acc[i], b = acc[i + OWN / 2];
+        acc[i] = a * t.x + b * t.y;
+        acc[i + OWN / 2] = b * t.x - a * t.y;
+    }
+}
+
 __device__ __forceinline__ void store_row(elem* to, i64 ld, int head, int row, int c, const float (&acc)[OWN], float factor) {
 #pragma unroll
     for (int i = 0; i < OWN; i++) to[(i64)row * ld + head * HEAD + c + 4 * i] = from_float(acc[i] * factor);
@@ -128,7 +140,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_any_dq(const __g
         __syncwarp();
         add_rows(acc, ps + r * (TILE + 1), ks, c);
     }
-    if (row < t.end) store_row(p.dq, p.lddq, t.head, row, c, acc, p.scale);
+    if (row >= t.end) return;
+    if (p.angles) turn_back(p.angles, row - t.start, c, acc);
+    store_row(p.dq, p.lddq, t.head, row, c, acc, p.scale);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_any_dkdv(const __grid_constant__ Attention p) {
@@ -165,6 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_any_dkdv(const _
         }
     }
     if (key >= t.end) return;
+    if (p.angles) turn_back(p.angles, key - t.start, c, dk);
     store_row(p.dk, p.lddk, t.head, key, c, dk, p.scale);
     store_row(p.dv, p.lddv, t.head, key, c, dv, 1.f);
 }

@@ -170,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dkdv(con
         products_wait<0>();
         pin(dk);
         pin(dv);
+        if (p.angles) turn_back(p.angles, first_key, valid, dk);
         store_rows(p.dk + (i64)row0 * p.lddk + t.head * HEAD, p.lddk, valid, dk, p.scale, p.scale);
         store_rows(p.dv + (i64)row0 * p.lddv + t.head * HEAD, p.lddv, valid, dv, 1.f, 1.f);
     }

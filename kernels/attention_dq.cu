@@ -150,6 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dq(const
         }
         products_wait<0>();
         pin(dq);
+        if (p.angles) turn_back(p.angles, first_query, valid, dq);
         store_rows(p.dq + (i64)row0 * p.lddq + t.head * HEAD, p.lddq, valid, dq, p.scale, p.scale);
     }
 }

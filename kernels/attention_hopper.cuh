@@ -56,6 +56,28 @@ template <int N> __device__ __forceinline__ void pack(u32 (&to)[N], const float 
     for (int i = 0; i < N; i++) to[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
 }
 
+// A thread's two rows of 64 own rows turned back by their positions, the first of the 64 at `position`.
+__device__ __forceinline__ void turn_back(const float2* angles, int position, int valid, float (&d)[HEAD / 2]) {
+    const int lane = threadIdx.x & 31, row = (threadIdx.x / 32 & 3) * 16 + lane / 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        if (row + 8 * half >= valid) continue;
+        const float2* at = angles + (i64)(position + row + 8 * half) * (HEAD / 2) + 2 * (lane & 3);
+#pragma unroll
+        for (int i = 0; i < HEAD / 16; i++) {
+            // (cos, sin) of columns 8 i + 2 (lane & 3) and the next.
+            const float4 t = *reinterpret_cast<const float4*>(at + 8 * i);
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float &a = d[4 * i + 2 * half + e], &b = d[4 * (i + HEAD / 16) + 2 * half + e];
+                const float c = e ? t.z : t.x, s = e ? t.w : t.y, v = a;
+                a = v * c + b * s;
+                b = b * c - v * s;
+            }
+        }
+    }
+}
+
 // A thread's two rows of 64 own rows: to + row ld, each value times its row's factor; 16 bytes a store where a row has 32 columns.
 __device__ __forceinline__ void store_rows(elem* to, i64 ld, int valid, const float (&d)[HEAD / 2], float first, float second) {
     const int lane = threadIdx.x & 31, c = lane & 3, row = (threadIdx.x / 32 & 3) * 16 + lane / 4;

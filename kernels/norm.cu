@@ -61,8 +61,11 @@ extern "C" __global__ void __launch_bounds__(256) norm_fwd(const elem* x, i64 ld
     for (int i = 0; i < PER; i++) {
         const int c = (i * 32 + lane) * VEC;
         if (c >= COLS) continue;
+        float a[VEC], b[VEC] = {};
+        load_params(gain + c, a);
+        if (LAYER) load_params(bias + c, b);
 #pragma unroll
-        for (int k = 0; k < VEC; k++) v[i][k] = (v[i][k] - mean) * scale * gain[c + k] + (LAYER ? bias[c + k] : 0.f);
+        for (int k = 0; k < VEC; k++) v[i][k] = (v[i][k] - mean) * scale * a[k] + b[k];
         store_floats(y + at.row * ldy + at.col + c, v[i]);
     }
 }
@@ -91,16 +94,17 @@ extern "C" __global__ void __launch_bounds__(256) norm_bwd(const elem* x, i64 ld
 #pragma unroll
         for (int i = 0; i < PER; i++) {
             const int c = (i * 32 + lane) * VEC;
+            if (c >= COLS) continue;
+            float a[VEC];
+            load_params(gain + c, a);
 #pragma unroll
             for (int k = 0; k < VEC; k++) {
-                if (c < COLS) {
-                    xhat[i][k] = (xhat[i][k] - mean) * scale;
-                    dgain[i][k] += h[i][k] * xhat[i][k];
-                    if (LAYER) dbias[i][k] += h[i][k];
-                    h[i][k] *= gain[c + k];
-                    hx += h[i][k] * xhat[i][k];
-                    hs += h[i][k];
-                }
+                xhat[i][k] = (xhat[i][k] - mean) * scale;
+                dgain[i][k] += h[i][k] * xhat[i][k];
+                if (LAYER) dbias[i][k] += h[i][k];
+                h[i][k] *= a[k];
+                hx += h[i][k] * xhat[i][k];
+                hs += h[i][k];
             }
         }
         hx = warp_sum(hx) / COLS;

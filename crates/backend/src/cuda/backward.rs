@@ -91,6 +91,20 @@ impl Lower<'_> {
         }
     }
 
+    /// What rotary positions of one base made q and k of, and the base, if attention alone reads these.
+    fn turned(&self, q: Var, k: Var) -> Option<([Var; 2], f32)> {
+        let [(x_q, theta), (x_k, other)] = [q, k]
+            .map(|y| match self.tape.ops()[y.index()] {
+                Op::Rope { x, theta, .. } if self.groups.uses[y.index()].len() == 1 => Some((x, theta)),
+                _ => None,
+            })
+            .into_iter()
+            .collect::<Option<Vec<_>>>()?
+            .try_into()
+            .ok()?;
+        (theta == other).then_some(([x_q, x_k], theta))
+    }
+
     fn conv_backward(&mut self, i: usize, vars: &[Var]) {
         let Some(dy) = self.gather(vars) else { return };
         let Some(plan) = self.conv(i) else { return };
@@ -201,17 +215,22 @@ impl Lower<'_> {
             Op::Attention { q, k, v, heads } => {
                 let (Some(o), Some(lse)) = (self.values[i], self.saved[i]) else { return };
                 let mut detours = Vec::new();
-                let [dq, dk, dv] = [q, k, v].map(|x| {
+                // Where only rotary positions stand before q and k, the gradients pass those too before they are written.
+                let turned = self.turned(q, k);
+                let [x_q, x_k] = turned.map_or([q, k], |(inputs, _)| inputs);
+                let [dq, dk, dv] = [x_q, x_k, v].map(|x| {
                     let (dx, more) = self.targets(&[x]);
                     detours.extend(more);
                     dx
                 });
+                let table = turned.map(|(_, theta)| self.table(self.tape.cols(q) / heads, theta));
+                let turns = table.is_some();
                 let [q, k, v] = [q, k, v].map(|x| self.value(x));
                 let (batch, packed) = (self.batch(), self.packed);
-                let views = [q, k, v, o, lse, dy, dq, dk, dv, self.inputs.cu_seqlens()];
-                self.p.step("attention back", views, move |on, [q, k, v, o, lse, dy, dq, dk, dv, cu]| {
-                    let cu = packed.then_some(cu);
-                    dense::attention_backward(on.device, batch, heads, cu, [q, k, v], (o, lse, dy), [dq, dk, dv])
+                let views = [q, k, v, o, lse, dy, dq, dk, dv, table.unwrap_or(lse), self.inputs.cu_seqlens()];
+                self.p.step("attention back", views, move |on, [q, k, v, o, lse, dy, dq, dk, dv, t, cu]| {
+                    let (cu, t) = (packed.then_some(cu), turns.then_some(t));
+                    dense::attention_backward(on.device, batch, heads, cu, [q, k, v], (o, lse, dy), [dq, dk, dv], t)
                 });
                 self.finish(detours);
             }

@@ -2,11 +2,11 @@
 
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use half::{bf16, f16};
-use kernels::Sequences;
 use kernels::attention as cpu;
 use kernels::cuda::attention::{self, Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
 use kernels::cuda::short_conv::Element;
 use kernels::cuda::{CudaResult, Device};
+use kernels::{Sequences, rope};
 
 /// An element as the CPU op's, and the largest relative error of a tensor in it.
 pub(crate) trait Real: Element + DeviceRepr + Default + PartialEq {
@@ -91,7 +91,7 @@ struct Wrote {
 
 /// Runs all cases of at most so many tokens; whether all passed.
 pub(crate) fn all(device: &Device, tokens: usize) -> CudaResult<bool> {
-    println!("relative error            o      lse       dq       dk       dv   again");
+    println!("relative error            o      lse       dq       dk       dv  dq turned, dk  again");
     let one = |lens, head_size| Case { lens, packed: false, heads: [2, 2], head_size, pad: 0 };
     let (mut cases, lens): (Vec<Case>, [&[usize]; 7]) =
         (Vec::new(), [&[1], &[63], &[64], &[65, 65], &[1000], &[4096], &[321, 321, 321]]);
@@ -136,8 +136,11 @@ fn run<T: Real>(device: &Device, case: &Case) -> CudaResult<bool> {
         std::iter::once(0).chain(lens.iter().scan(0, |n, l| Some((*n += *l as i32, *n).1))).collect();
 
     let (qkv_there, d_o_there, cu) = (device.upload(&qkv)?, device.upload(&d_o)?, device.upload(&offsets)?);
-    let again = |_| device_run(device, shape, packed.then_some(&cu), &qkv_there, &d_o_there, stride);
-    let (first, second) = (again(0)?, again(1)?);
+    let table = rope::Table::new(len, head_size, 1e4)?;
+    let angles = device.upload(&table.cos().iter().zip(table.sin()).flat_map(|(c, s)| [*c, *s]).collect::<Vec<_>>())?;
+    let again = |angles| device_run(device, shape, packed.then_some(&cu), &qkv_there, &d_o_there, stride, angles);
+    let (first, second) = (again(None)?, again(None)?);
+    let (turned, turned_again) = (again(Some(&angles))?, again(Some(&angles))?);
 
     // The CPU op on the same numbers, rows side by side.
     let columns = |from: &[T], stride: usize, first: usize, width: usize| -> Vec<f32> {
@@ -152,6 +155,9 @@ fn run<T: Real>(device: &Device, case: &Case) -> CudaResult<bool> {
     cpu::forward(&s, &q, &k, &v, &mut o, &mut lse)?;
     let saved = cpu::Saved { q: &q, k: &k, v: &v, o: &o, lse: &lse };
     cpu::backward(&s, &saved, &d_o, &mut dq, &mut dk, &mut dv)?;
+    let (mut dq_back, mut dk_back) = (dq.clone(), dk.clone());
+    rope::backward(s.seqs, 0, &table, &dq, heads, &mut dq_back)?;
+    rope::backward(s.seqs, 0, &table, &dk, kv_heads, &mut dk_back)?;
     let mut by_head = vec![0.0; heads * rows];
     for (i, &len) in lens.iter().enumerate() {
         let start = cu_seqlens[i];
@@ -160,21 +166,23 @@ fn run<T: Real>(device: &Device, case: &Case) -> CudaResult<bool> {
         }
     }
 
-    let grad: Vec<f32> = first.grad.iter().map(|b| f32::from_bits(*b)).collect();
-    let part = |first, width| -> Vec<f32> {
-        (0..rows).flat_map(|r| grad[r * stride + first..][..width].iter().copied()).collect()
-    };
     let bits = |v: &[u32]| -> Vec<f32> { v.iter().map(|b| f32::from_bits(*b)).collect() };
+    let (grad, grad_turned) = (bits(&first.grad), bits(&turned.grad));
+    let part = |grad: &[f32], first, width| -> Vec<f32> {
+        (0..rows).flat_map(|r| grad[r * stride + first..][..width].to_vec()).collect()
+    };
     let longest = lens.iter().copied().max().unwrap_or(1);
     let errors = [
         error(&bits(&first.o), &o, longest),
         error(&bits(&first.lse), &by_head, longest),
-        error(&part(0, q_width), &dq, longest),
-        error(&part(q_width, k_width), &dk, longest),
-        error(&part(q_width + k_width, k_width), &dv, longest),
+        error(&part(&grad, 0, q_width), &dq, longest),
+        error(&part(&grad, q_width, k_width), &dk, longest),
+        error(&part(&grad, q_width + k_width, k_width), &dv, longest),
+        error(&part(&grad_turned, 0, q_width), &dq_back, longest),
+        error(&part(&grad_turned, q_width, k_width), &dk_back, longest),
     ];
     let untouched = (0..rows).all(|r| grad[r * stride + stride - pad..][..pad].iter().all(|v| v.is_nan()));
-    let same = first == second;
+    let same = first == second && turned == turned_again;
     let bound = |i: usize| T::BOUND[usize::from(i > 1)];
     let ok = same && untouched && errors.iter().enumerate().all(|(i, e)| *e <= bound(i));
     let layout = if packed { "packed" } else { "" };
@@ -212,6 +220,7 @@ fn device_run<T: Real>(
     qkv: &CudaSlice<T>,
     d_o: &CudaSlice<T>,
     stride: usize,
+    angles: Option<&CudaSlice<f32>>,
 ) -> CudaResult<Wrote> {
     let (q_width, k_width) = (shape.heads * shape.head_size, shape.kv_heads * shape.head_size);
     let poison = |len| device.upload(&vec![T::from(f32::NAN); len]);
@@ -231,7 +240,7 @@ fn device_run<T: Real>(
         d_o: Rows { data: d_o.as_view(), stride: q_width },
     };
     let fused = InputGrad::Fused { data: grad.as_view_mut(), stride, dq: 0, dk: q_width, dv: q_width + k_width };
-    attention::backward(device, shape, &input(), output, fused)?;
+    attention::backward(device, shape, &input(), output, fused, angles.map(|a| a.as_view()).as_ref())?;
     device.synchronize()?;
     let bits = |v: Vec<T>| v.into_iter().map(|v| v.to().to_bits()).collect();
     Ok(Wrote {

@@ -21,6 +21,7 @@ pub(crate) fn all(device: &Device, sizes: usize) -> CudaResult<()> {
             (0..n as u32).map(|i| bf16::from_f32((i.wrapping_mul(2654435761) >> 8) as f32 / 4.9e6 - 1.7)).collect()
         };
         let (qkv, d_o) = (device.upload(&draw(rows * stride))?, device.upload(&draw(rows * width))?);
+        let angles = device.zeros::<f32>(len * head_size)?;
         let (mut o, mut grad) = (device.zeros::<bf16>(rows * width)?, device.zeros::<bf16>(rows * stride)?);
         let mut lse = device.zeros::<f32>(rows * heads)?;
         let input = || Input {
@@ -40,7 +41,7 @@ pub(crate) fn all(device: &Device, sizes: usize) -> CudaResult<()> {
                 d_o: Rows { data: d_o.as_view(), stride: width },
             };
             let fused = InputGrad::Fused { data: grad.as_view_mut(), stride, dq: 0, dk: width, dv: 2 * width };
-            attention::backward(device, shape, &input(), output, fused)
+            attention::backward(device, shape, &input(), output, fused, Some(&angles.as_view()))
         })?;
         // Half of the pairs; products of forward 2, of backward 5 as usually counted.
         let flop = 2.0 * (rows * len * width) as f64;

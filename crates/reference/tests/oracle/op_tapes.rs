@@ -38,7 +38,7 @@ fn branch(t: &mut Tape, name: &str, x: Var, cols: usize) -> Var {
 
 type Build = Box<dyn Fn(&mut Tape, Var) -> Result<Var>>;
 
-/// An op, recorded on an embedding of D columns and giving D columns.
+/// An op, recorded on an embedding of D columns.
 fn ops() -> Vec<(String, Build)> {
     fn case(name: &str, build: impl Fn(&mut Tape, Var) -> Result<Var> + 'static) -> (String, Build) {
         (name.into(), Box::new(build))
@@ -72,8 +72,19 @@ fn ops() -> Vec<(String, Build)> {
         }),
         case("rope", |t, x| t.rope(x, 2, 100.0)),
         case("attention", |t, x| {
-            let [q, k, v] = ["q", "k", "v"].map(|name| branch(t, name, x, D));
+            let [q, k, v] = ["q", "k", "v"].map(|name| branch(t, name, x, 2 * D));
             t.attention(q, k, v, 2)
+        }),
+        case("attention of turned values", |t, x| {
+            let [q, k, v] = ["q", "k", "v"].map(|name| branch(t, name, x, 2 * D));
+            let (q, k) = (t.rope(q, 2, 100.0)?, t.rope(k, 2, 100.0)?);
+            t.attention(q, k, v, 2)
+        }),
+        case("attention of a turned value read again", |t, x| {
+            let (q, v) = (t.rope(x, 1, 100.0)?, branch(t, "v", x, D));
+            let k = t.rope(v, 1, 100.0)?;
+            let y = t.attention(q, k, v, 1)?;
+            t.add(y, q)
         }),
         case("attention of one value", |t, x| t.attention(x, x, x, 1)),
         case("swiglu", |t, x| {

@@ -1,5 +1,7 @@
 //! Every argument is checked here, before anything is launched.
 
+use cudarc::driver::CudaView;
+
 use super::args::{Input, InputGrad, Output, OutputGrad, Shape};
 use crate::check;
 use crate::error::{Error, Result};
@@ -57,8 +59,16 @@ impl Check {
     }
 
     /// Checks what backward reads and writes beside the input.
-    pub(super) fn gradients<T>(&self, output: &OutputGrad<'_, T>, grad: &InputGrad<'_, T>) -> Result<()> {
-        let Shape { heads, kv_heads, .. } = self.shape;
+    pub(super) fn gradients<T>(
+        &self,
+        output: &OutputGrad<'_, T>,
+        grad: &InputGrad<'_, T>,
+        angles: Option<&CudaView<'_, f32>>,
+    ) -> Result<()> {
+        let Shape { heads, kv_heads, len, head_size, .. } = self.shape;
+        if let Some(angles) = angles {
+            check::size(self.op, "angles", angles.len(), &[("len", len), ("head_size", head_size)])?;
+        }
         self.strided("o", output.o.data.len(), output.o.stride, heads)?;
         self.strided("d_o", output.d_o.data.len(), output.d_o.stride, heads)?;
         self.lse(output.lse.len())?;

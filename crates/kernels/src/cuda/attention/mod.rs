@@ -22,6 +22,8 @@ mod variants;
 pub use args::{Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
 pub use variants::variants;
 
+use cudarc::driver::CudaView;
+
 use super::arguments::{at, at_mut};
 use super::device::Device;
 use super::error::CudaResult;
@@ -44,18 +46,23 @@ pub fn forward<T: Element>(
 }
 
 /// Writes dq, dk and dv.
+///
+/// With `angles`, `[len, head_size / 2]` pairs of cosine and sine by position, q and k are what rotary positions made of
+/// others, and dq and dk are the gradients of those.
 pub fn backward<T: Element>(
     device: &Device,
     shape: Shape,
     input: &Input<'_, T>,
     output: OutputGrad<'_, T>,
     mut grad: InputGrad<'_, T>,
+    angles: Option<&CudaView<'_, f32>>,
 ) -> CudaResult<()> {
-    Check::input("cuda::attention::backward", shape, input)?.gradients(&output, &grad)?;
+    Check::input("cuda::attention::backward", shape, input)?.gradients(&output, &grad, angles)?;
     let (mut call, stream) = (Call::new(device, shape, input), device.stream());
     let (o, d_o) = (Place::of(&output.o, stream), Place::of(&output.d_o, stream));
     let (dq, dk, dv) = places(&mut grad, stream);
     let p = &mut call.p;
+    p.angles = angles.map_or(0, |v| at(v, stream));
     (p.o, p.ldo, p.d_o, p.lddo, p.lse) = (o.at, o.ld, d_o.at, d_o.ld, at(&output.lse, stream));
     (p.dq, p.lddq, p.dk, p.lddk, p.dv, p.lddv) = (dq.at, dq.ld, dk.at, dk.ld, dv.at, dv.ld);
     if hopper::takes(&call) { hopper::backward(&mut call) } else { any::backward(&mut call) }

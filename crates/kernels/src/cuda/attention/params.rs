@@ -31,6 +31,7 @@ pub(super) struct Params {
     pub(super) lse: u64,
     pub(super) delta: u64,
     pub(super) plan: u64,
+    pub(super) angles: u64,
     pub(super) ldq: i64,
     pub(super) ldk: i64,
     pub(super) ldv: i64,

@@ -1,6 +1,6 @@
 //! Causal attention on matrices.
 
-use super::{check, refused};
+use super::{check, check_flat, refused};
 use crate::cuda::attention::{Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward};
 use crate::cuda::memory::Alias;
 use crate::cuda::short_conv::Element;
@@ -27,7 +27,7 @@ pub fn attention(
     }
 }
 
-/// The gradients of q, k and v.
+/// The gradients of q, k and v; with the table of [`super::rope`], those of what rotary positions made q and k of.
 ///
 /// # Errors
 /// Shapes or types that do not fit.
@@ -39,11 +39,12 @@ pub fn attention_backward(
     qkv: [&Tensor; 3],
     (o, lse, d_o): (&Tensor, &Tensor, &Tensor),
     grads: [&Tensor; 3],
+    table: Option<&Tensor>,
 ) -> CudaResult<()> {
     let op = Call { device, batch, heads, cu_seqlens, qkv };
     match o.dtype {
-        Dtype::F32 => op.backward::<f32>((o, lse, d_o), grads),
-        _ => op.backward::<half::bf16>((o, lse, d_o), grads),
+        Dtype::F32 => op.backward::<f32>((o, lse, d_o), grads, table),
+        _ => op.backward::<half::bf16>((o, lse, d_o), grads, table),
     }
 }
 
@@ -94,10 +95,17 @@ impl Call<'_> {
         &self,
         (o, lse, d_o): (&Tensor, &Tensor, &Tensor),
         [dq, dk, dv]: [&Tensor; 3],
+        table: Option<&Tensor>,
     ) -> CudaResult<()> {
         let others = [("o", o), ("do", d_o), ("dq", dq), ("dk", dk), ("dv", dv)];
-        let shape = self.shape("cuda attention backward", &others)?;
+        const OP: &str = "cuda attention backward";
+        let shape = self.shape(OP, &others)?;
         let device = self.device;
+        if let Some(table) = table {
+            check_flat(OP, "table", table, table.rows * table.cols, Dtype::F32)?;
+        }
+        // SAFETY: as in `forward`; the table's type was checked.
+        let table = table.map(|t| unsafe { t.slice::<f32>(device) });
         // SAFETY: as in `forward`.
         let (operands, out, lse, dout, [mut gq, mut gk, mut gv]) = unsafe {
             let (out, lse, dout) = (o.slice::<T>(device), lse.slice::<f32>(device), d_o.slice::<T>(device));
@@ -113,7 +121,8 @@ impl Call<'_> {
             dk: RowsMut { data: gk.0.as_view_mut(), stride: dk.stride },
             dv: RowsMut { data: gv.0.as_view_mut(), stride: dv.stride },
         };
-        backward(device, shape, &operands.input(), output, grads)
+        let angles = table.as_ref().map(|t| t.0.as_view());
+        backward(device, shape, &operands.input(), output, grads, angles.as_ref())
     }
 }
 

@@ -69,7 +69,7 @@ pub fn norm(
     operands.extend(b.map(|b| ("b", b)));
     operands.extend(sum.map(|sum| ("sum", sum)));
     check(OP, x.rows, x.cols, x.dtype, &operands)?;
-    let all: Vec<&Tensor> = operands.iter().map(|(_, t)| *t).chain([x]).collect();
+    let all: Vec<&Tensor> = operands.iter().map(|(_, t)| *t).chain([x, norm.gain]).chain(norm.bias).collect();
     let cols = norm.cols();
     let defines = [
         ("DTYPE", code(OP, x)?),
@@ -130,7 +130,7 @@ pub fn norm_backward(
     check_flat(OP, "parts", parts, blocks * width, Dtype::F32)?;
     let defines = [
         ("DTYPE", code(OP, x)?),
-        ("VEC", vector(&[x, dy, dx], &[cols]) as i64),
+        ("VEC", vector(&[x, dy, dx, norm.gain], &[cols]) as i64),
         ("COLS", cols as i64),
         ("LAYER", norm.layer() as i64),
         ("ADD", 0),

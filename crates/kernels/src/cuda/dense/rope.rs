@@ -37,8 +37,16 @@ pub fn rope(
     let half = table.cols / 2;
     let vec = vector(&[x, y], &[half]);
     let sign = if turn == Turn::Forward { 1 } else { -1 };
-    let defines = [("DTYPE", code(OP, x)?), ("VEC", vec as i64), ("SIGN", sign)];
-    let blocks = ((x.rows * (heads * half / vec)).div_ceil(256), 1);
+    // Heads of a thread: what its angles and its registers are good for.
+    let shared = if heads.is_multiple_of(4) {
+        4
+    } else if heads.is_multiple_of(2) {
+        2
+    } else {
+        1
+    };
+    let defines = [("DTYPE", code(OP, x)?), ("VEC", vec as i64), ("SIGN", sign), ("HEADS", shared as i64)];
+    let blocks = ((x.rows * (heads / shared * half / vec)).div_ceil(256), 1);
     let kernel = Kernel { file: "rope.cu", entry: "rope", defines: &defines, blocks, threads: 256, shared: 0 };
     let args: &mut [Arg] = &mut [
         x.into(),

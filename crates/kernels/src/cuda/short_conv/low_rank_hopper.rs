@@ -1,7 +1,5 @@
 //! Launches of `kernels/short_conv_lowrank_fwd_hopper.cu` and `short_conv_lowrank_bwd_hopper.cu`: sm_90a, bf16, the common ranks and widths.
 
-use std::sync::LazyLock;
-
 use super::super::compile::Defines;
 use super::super::device::Grid;
 use super::super::error::CudaResult;
@@ -22,19 +20,8 @@ const FORWARD_THREADS: usize = 640;
 const BACKWARD_THREADS: usize = 512;
 const STAGES: usize = 4;
 
-/// Set to 1, this variable has these kernels take what they can. They were checked and timed from another host program,
-/// not through these launches, so the kernels for any device stand in until they are.
-const ON: &str = "KERNELS_LOWRANK_HOPPER";
-
-/// Whether these kernels are to take the call; see [`ON`] and [`fits`].
+/// Whether these kernels take the call: `aligned` says that rows of D are copied 16 bytes at a time.
 pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
-    // Asked once: a launch must not wait for the environment's lock.
-    static ASKED: LazyLock<bool> = LazyLock::new(|| std::env::var_os(ON).is_some_and(|v| v == "1"));
-    *ASKED && fits(op, arch, aligned)
-}
-
-/// Whether these kernels can take the call: `aligned` says that rows of D are copied 16 bytes at a time.
-fn fits(op: &Op, arch: &str, aligned: bool) -> bool {
     let ranks = op.rank() + usize::from(op.static_w);
     // At width 3 registers spill; narrower inputs would leave most of a block's channels empty.
     let shape = matches!(op.shape.width, 1 | 2 | 4) && ranks <= RANKS && op.shape.d > CHANNELS / 2;
@@ -123,8 +110,8 @@ mod tests {
     #[test]
     fn only_what_the_kernels_compile_for_is_taken() {
         let usual = op(1, 4, 16, false, 2048);
-        assert!(fits(&usual, ARCH, true) && fits(&op(1, 1, 15, true, 136), ARCH, true));
-        assert!(!fits(&usual, "sm_80", true) && !fits(&usual, ARCH, false));
+        assert!(takes(&usual, ARCH, true) && takes(&op(1, 1, 15, true, 136), ARCH, true));
+        assert!(!takes(&usual, "sm_80", true) && !takes(&usual, ARCH, false));
         for other in [
             op(2, 4, 16, false, 2048),
             op(1, 3, 16, false, 2048),
@@ -133,7 +120,7 @@ mod tests {
             op(1, 4, 17, false, 2048),
             op(1, 4, 16, false, 128),
         ] {
-            assert!(!fits(&other, ARCH, true), "{other:?}");
+            assert!(!takes(&other, ARCH, true), "{other:?}");
         }
     }
 

@@ -25,11 +25,10 @@ use super::error::CudaResult;
 use check::Check;
 use params::{Call, Kind, Place};
 
-/// SHA-256 over the sources of this op's kernels, but for those that run on request alone.
+/// SHA-256 over the sources of this op's kernels.
 pub fn source_hash() -> String {
-    let shared = ["common.cuh", "mma.cuh", "sums.cu", "plan.cu"];
-    let on_request = |name: &str| name.ends_with("_hopper.cu");
-    super::source::hash_of(|name| (name.starts_with("short_conv") && !on_request(name)) || shared.contains(&name))
+    let shared = ["common.cuh", "mma.cuh", "hopper.cuh", "lowrank_hopper.cuh", "sums.cu", "plan.cu"];
+    super::source::hash_of(|name| name.starts_with("short_conv") || shared.contains(&name))
 }
 
 /// Writes y, and the final state where asked for.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Input, Place, Shape, normalise, solve};
-use crate::decay::CHUNK;
+use crate::decay::{CHUNK, chunks};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::shared::Shared;
 use crate::simd::vectorized;
@@ -62,9 +62,7 @@ impl Head<'_> {
         }
         let lens = [2 * most * key, 2 * most * value, 2 * most * CHUNK, most * CHUNK, size];
         scratch::with(lens, |[kq, state_products, pairs, decays, last]| {
-            for (chunk, first) in (0..rows.len()).step_by(CHUNK).enumerate() {
-                let n = CHUNK.min(rows.len() - first);
-                let row = rows.start + first;
+            for (chunk, row, n) in chunks(rows) {
                 let (kq, pairs) = (&mut kq[..2 * n * key], &mut pairs[..2 * n * CHUNK]);
                 let (k, q) = kq.split_at_mut(n * key);
                 let mut inverse = [0.0; CHUNK];
@@ -89,7 +87,7 @@ impl Head<'_> {
                 let (a, p) = pairs.split_at_mut(n * CHUNK);
                 let (k_products, q_products) = products.split_at(n * value);
                 // SAFETY: as above.
-                let written = unsafe { saved.slice(place.written + first * value, n * value) };
+                let written = unsafe { saved.slice(place.written + (row - rows.start) * value, n * value) };
                 let o_start = row * v_width + head * value;
                 vectorized(
                     #[inline(always)]
@@ -123,7 +121,7 @@ impl Head<'_> {
                 let o = unsafe { o.mat(o_start, n, value, v_width) };
                 gemm(one, o, Store::Accumulate, 1.0, Mat::strided(p, n, n, CHUNK), written);
 
-                let after = if first + n < rows.len() { state(chunk + 1) } else { &mut *last };
+                let after = if row + n < rows.end { state(chunk + 1) } else { &mut *last };
                 let k = &mut kq[..n * key];
                 vectorized(
                     #[inline(always)]

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Input, Shape, Task};
-use crate::decay::CHUNK;
+use crate::decay::{CHUNK, chunks};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::shared::Shared;
 use crate::simd::vectorized;
@@ -49,9 +49,7 @@ impl Task {
         let mut decays = Vec::with_capacity(heads);
         let lens = [heads * CHUNK, most * cols, most * CHUNK, most * CHUNK, states * cols];
         scratch::with(lens, |[dt, xdt, products, pairs, last]| {
-            for (chunk, first) in (0..self.rows.len()).step_by(CHUNK).enumerate() {
-                let n = CHUNK.min(self.rows.len() - first);
-                let row = self.rows.start + first;
+            for (chunk, row, n) in chunks(&self.rows) {
                 self.gates(s, input, row, n, dt, &mut decays);
                 let bc_start = row * bc_width + self.group * states;
                 let b = Mat::strided(&input.b[bc_start..], n, states, bc_width);
@@ -91,7 +89,7 @@ impl Task {
                     gemm(one, y, Store::Accumulate, 1.0, Mat::strided(pairs, n, n, CHUNK), xdt);
                 }
 
-                let after = if first + n < self.rows.len() { state(chunk + 1) } else { &mut *last };
+                let after = if row + n < self.rows.end { state(chunk + 1) } else { &mut *last };
                 vectorized(
                     #[inline(always)]
                     || {

@@ -161,9 +161,9 @@ impl Decoder {
             }
             (Op::ShortConv { x, filter, width, residual, silu }, Memory::ShortConv(state)) => {
                 let conv = Conv { x, filter, width, options: Options { residual, silu } };
-                let input = cpu.conv_input(tape, batch, conv)?;
+                let input = cpu.conv_input(tape, conv)?;
                 let y = RowsMut::packed(&mut y, tape.cols(x));
-                short_conv::step(conv.shape(tape), conv.options, input.x, input.filter, state, y)?;
+                short_conv::step(conv.shape(tape, seqs), conv.options, input.x, input.filter, state, y)?;
             }
             (Op::GatedDeltaRule(op), Memory::Recurrent(state)) => {
                 gated_delta_rule::step(&op.shape(tape, seqs), &cpu.delta_input(op)?, state, &mut y)?;

@@ -1,8 +1,10 @@
 //! Decoding: a tape of one token per sequence, run again and again with a memory per op.
 //!
-//! Attention remembers keys and values, a short convolution its last `width - 1` inputs, a
-//! recurrence its states, positions count on. The logits
-//! of each step are those that the full pass gives at that token.
+//! Attention remembers keys and values, a short convolution its last `width - 1` inputs, a recurrence its states,
+//! positions count on. The logits of each step are those that the full pass gives at that token. A prompt is taken in by
+//! one full pass.
+
+mod prefill;
 
 use std::mem::take;
 

@@ -142,7 +142,16 @@ impl Task {
                     dproducts,
                     pairs: [decay, m, dm],
                 };
-                self.chunk(pass, &pass.saved[self.saved(s, chunk)], row, n, &decays, buffers, grads, &mut by_params);
+                self.backward_chunk(
+                    pass,
+                    &pass.saved[self.saved(s, chunk)],
+                    row,
+                    n,
+                    &decays,
+                    buffers,
+                    grads,
+                    &mut by_params,
+                );
             }
             if let Some(d) = dinitial_state {
                 for (to, from) in self.state_rows(s) {

@@ -31,7 +31,7 @@ pub(super) struct Buffers<'a> {
 
 impl Task {
     /// The gradients of the chunk's `n` rows from `row` on; adds its heads' shares of those by parameters.
-    pub(super) fn chunk(
+    pub(super) fn backward_chunk(
         &self,
         pass: &Pass,
         state: &[f32],

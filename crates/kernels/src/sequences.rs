@@ -92,18 +92,17 @@ impl<'a> Sequences<'a> {
                 batch.checked_mul(len).map(drop).ok_or_else(|| Error::Argument { op, what: what(), remedy })
             }
             Self::Packed { cu_seqlens } => {
-                let (first, last) = (cu_seqlens.first(), cu_seqlens.last());
-                if first != Some(&0) || last == Some(&0) {
-                    let what = format!("cu_seqlens has {} entries, from {first:?} to {last:?}", cu_seqlens.len());
-                    let remedy = "start it at 0 and end it at the number of rows";
-                    return Err(Error::Argument { op, what, remedy });
-                }
-                self.check_steps(op, 0, "list the offsets in ascending order")
+                let what = match (cu_seqlens.first(), cu_seqlens.last()) {
+                    (Some(0), Some(1..)) => return self.check_steps(op, 0, "list the offsets in ascending order"),
+                    (Some(first), Some(last)) => format!("cu_seqlens runs from {first} to {last}"),
+                    _ => "cu_seqlens is empty".into(),
+                };
+                Err(Error::Argument { op, what, remedy: "start it at 0 and end it at the number of rows" })
             }
         }
     }
 
-    /// Packed sequences have at least so many rows.
+    /// Every packed sequence has at least so many rows.
     fn check_steps(&self, op: &'static str, least: usize, remedy: &'static str) -> Result<()> {
         let Self::Packed { cu_seqlens } = self else { return Ok(()) };
         let Some(i) = cu_seqlens.windows(2).position(|w| w[1] < w[0].saturating_add(least)) else { return Ok(()) };

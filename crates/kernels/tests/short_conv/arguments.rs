@@ -75,7 +75,7 @@ fn forward_refuses() {
         ),
         (
             forward_error(|shape, _| shape.seqs = Sequences::Packed { cu_seqlens: &[1, 6] }),
-            "short_conv::forward: cu_seqlens has 2 entries, from Some(1) to Some(6); start it at 0 and end it at the number \
+            "short_conv::forward: cu_seqlens runs from 1 to 6; start it at 0 and end it at the number \
              of rows",
         ),
         (

@@ -36,6 +36,12 @@ impl Tape {
         Ok(Self { batch, len, ops: Vec::new(), cols: Vec::new(), specs: Vec::new() })
     }
 
+    /// The same ops for rows of another length.
+    pub(crate) fn with_len(&self, len: usize) -> Result<Self> {
+        let Self { ops, cols, specs, .. } = self.clone();
+        Ok(Self { ops, cols, specs, ..Self::new(self.batch, len)? })
+    }
+
     /// Rows of the batch.
     pub fn batch(&self) -> usize {
         self.batch

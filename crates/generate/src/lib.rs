@@ -1,8 +1,8 @@
 //! Tokens from a checkpoint: decoding with sampling.
 //!
-//! [`open`] finds the model's configuration in the checkpoint itself; [`generate`] feeds a prompt token by token and
-//! draws what follows. Decoding gives the logits of the full pass, and a [`Sampler`] draws the same tokens from the
-//! same seed at any number of threads.
+//! [`open`] finds the model's configuration in the checkpoint itself; [`generate`] takes in a prompt in one pass and
+//! draws what follows token by token. Decoding gives the logits of the full pass, and a [`Sampler`] draws the same tokens
+//! from the same seed at any number of threads.
 
 mod checkpoint;
 mod error;
@@ -18,8 +18,8 @@ use std::ops::ControlFlow;
 
 use backend::Decoder;
 
-/// Feeds `prompt` and draws up to `tokens` more below `vocab`, the tokenizer's, which may be smaller than the model's.
-/// Each is handed to `each` as soon as it is drawn, which may break off.
+/// Takes in `prompt` with a decoder at its start, and draws up to `tokens` more below `vocab`, the tokenizer's, which may
+/// be smaller than the model's. Each is handed to `each` as soon as it is drawn, which may break off.
 ///
 /// # Errors
 /// [`Error::Prompt`] at an empty prompt or an id outside of the vocabulary, [`Error::NotFinite`], [`Error::Backend`],
@@ -40,9 +40,7 @@ pub fn generate(
         let what = format!("id {id} in a vocabulary of {vocab}");
         return Err(Error::Prompt { what, remedy: "use the tokenizer that the model was trained with" });
     }
-    for &id in first {
-        decoder.step(&[id])?;
-    }
+    decoder.prefill(first)?;
     let mut id = *last;
     for _ in 0..tokens {
         let position = decoder.position();

@@ -11,6 +11,10 @@
 //!
 //! Operands are rounded to the type asked for; on the CPU sums and results are f32 and rounded at the end.
 
+mod read;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -19,8 +23,9 @@ use safetensors::tensor::{Dtype as Stored, TensorView};
 use safetensors::{SafeTensors, serialize};
 
 use crate::case::{Case, Dtype, Op};
-use crate::values::{Operands, Results};
+use crate::values::Results;
 use crate::{cpu, gpu};
+use read::read;
 
 /// Which op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -115,122 +120,6 @@ fn stored(dtype: Dtype) -> Stored {
     }
 }
 
-/// A shape and its values.
-type Tensor = (Vec<usize>, Vec<f32>);
-
-/// A tensor in f32, or none.
-fn tensor(file: &SafeTensors, name: &'static str, dtype: Dtype) -> Result<Option<Tensor>, Error> {
-    let Ok(view) = file.tensor(name) else { return Ok(None) };
-    let pairs = || view.data().chunks_exact(2).map(|b| [b[0], b[1]]);
-    let values: Vec<f32> = match view.dtype() {
-        Stored::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Stored::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-        Stored::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        other => return Err(Error::Tensor { name, what: format!("type {other:?}: store it as F32, BF16 or F16") }),
-    };
-    Ok(Some((view.shape().to_vec(), values.into_iter().map(|v| dtype.round(v)).collect())))
-}
-
-fn offsets(file: &SafeTensors) -> Result<Option<Vec<usize>>, Error> {
-    let Ok(view) = file.tensor("cu_seqlens") else { return Ok(None) };
-    let wide: Vec<i64> = match view.dtype() {
-        Stored::I32 => {
-            view.data().chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
-        }
-        Stored::I64 => {
-            let eight = |b: &[u8]| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-            view.data().chunks_exact(8).map(eight).collect()
-        }
-        other => {
-            let what = format!("type {other:?}: store it as I32 or I64");
-            return Err(Error::Tensor { name: "cu_seqlens", what });
-        }
-    };
-    Ok(Some(wide.into_iter().map(|at| usize::try_from(at).unwrap_or(usize::MAX)).collect()))
-}
-
-fn read(file: &SafeTensors, options: Options) -> Result<(Case, Operands), Error> {
-    let get = |name| tensor(file, name, options.dtype);
-    let need = |name| get(name)?.ok_or_else(|| Error::Tensor { name, what: "missing: this op reads it".into() });
-    let bad = |name, shape: &[usize], layout: &str| {
-        Err(Error::Tensor { name, what: format!("shape {shape:?}: store it as {layout}") })
-    };
-    let (shape, x) = need("x")?;
-    let [batch, len, d] = shape[..] else { return bad("x", &shape, "[B, T, D]") };
-    let static_w = get("static_w")?;
-    let (op, width, taps, u) = match options.kind {
-        Kind::Static => match &static_w {
-            Some((shape, _)) if shape.len() == 2 && shape[1] == d => (Op::Static, shape[0], Vec::new(), Vec::new()),
-            Some((shape, _)) => return bad("static_w", shape, "[W, D]"),
-            None => return Err(Error::Tensor { name: "static_w", what: "missing: this op reads it".into() }),
-        },
-        Kind::HeadWise => {
-            let (shape, weight) = need("weight")?;
-            match shape[..] {
-                [b, t, heads, width] if (b, t) == (batch, len) && heads > 0 && d % heads == 0 => {
-                    (Op::HeadWise { head_size: d / heads }, width, weight, Vec::new())
-                }
-                _ => return bad("weight", &shape, "[B, T, H, W], H a divisor of D"),
-            }
-        }
-        Kind::LowRank => {
-            let ((z_shape, z), (u_shape, u)) = (need("z")?, need("U")?);
-            let [b, t, rank] = z_shape[..] else { return bad("z", &z_shape, "[B, T, R]") };
-            if (b, t) != (batch, len) {
-                return bad("z", &z_shape, "[B, T, R]");
-            }
-            match u_shape[..] {
-                [r, columns] if r == rank && d > 0 && columns % d == 0 => (Op::LowRank { rank }, columns / d, z, u),
-                _ => return bad("U", &u_shape, "[R, W D]"),
-            }
-        }
-    };
-    let cu_seqlens = offsets(file)?;
-    if let Some(cu) = &cu_seqlens {
-        let rises = cu.first() == Some(&0) && cu.is_sorted() && cu.last() == Some(&len);
-        if batch != 1 || !rises {
-            let what = format!("{cu:?} with x [{batch}, {len}, {d}]: use B = 1 and offsets that rise from 0 to T");
-            return Err(Error::Tensor { name: "cu_seqlens", what });
-        }
-    }
-    let case = Case {
-        op,
-        static_w: static_w.is_some() && op != Op::Static,
-        residual: options.residual,
-        silu: options.silu,
-        batch,
-        len,
-        d,
-        width,
-        cu_seqlens,
-        state: width > 1,
-        streams: 1,
-        gap: 0,
-        dtype: options.dtype,
-    };
-    let or_zeros = |name, like: &[usize]| -> Result<Vec<f32>, Error> {
-        match get(name)? {
-            None => Ok(vec![0.0; like.iter().product()]),
-            Some((shape, values)) if shape == like => Ok(values),
-            Some((shape, _)) => Err(Error::Tensor { name, what: format!("shape {shape:?}: store it as {like:?}") }),
-        }
-    };
-    let states = if case.state { vec![case.sequences().len(), width - 1, d] } else { vec![0] };
-    let operands = Operands {
-        dy: or_zeros("dy", &[batch, len, d])?,
-        state: or_zeros("state", &states)?,
-        dfinal: or_zeros("dfinal_state", &states)?,
-        x,
-        taps,
-        u,
-        static_w: match static_w {
-            Some((shape, _)) if shape != [width, d] => return bad("static_w", &shape, "[W, D]"),
-            other => other.map(|(_, values)| values).unwrap_or_default(),
-        },
-    };
-    Ok((case, operands))
-}
-
 type Encoded = BTreeMap<&'static str, (Vec<usize>, Vec<u8>)>;
 
 /// The results that were asked for, by name.
@@ -269,64 +158,4 @@ fn written(case: &Case, results: &Results<f32>, gradients: bool, has_state: bool
         put("dstate", states, &results.dstate);
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn f32s(file: &SafeTensors, name: &'static str) -> Vec<f32> {
-        tensor(file, name, Dtype::F32).unwrap().unwrap().1
-    }
-
-    fn written_file(tensors: &[(&str, Vec<usize>, Vec<f32>)], kind: Kind) -> Result<Vec<u8>, Error> {
-        let folder = std::env::temp_dir().join(format!("apply-{}-{kind:?}-{}", std::process::id(), tensors.len()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let (input, output) = (folder.join("in.safetensors"), folder.join("out.safetensors"));
-        let bytes: Vec<Vec<u8>> = tensors.iter().map(|t| t.2.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-        let views = tensors
-            .iter()
-            .zip(&bytes)
-            .map(|(t, bytes)| (t.0, TensorView::new(Stored::F32, t.1.clone(), bytes).unwrap()));
-        std::fs::write(&input, serialize(views.collect::<Vec<_>>(), None).unwrap()).unwrap();
-        let options = Options { kind, dtype: Dtype::F32, residual: true, silu: false };
-        let done = apply(&input, &output, options, None);
-        let found = done.map(|()| std::fs::read(&output).unwrap());
-        std::fs::remove_dir_all(&folder).unwrap();
-        found
-    }
-
-    /// One channel, two taps, by hand: y[t] = w0 x[t] + w1 x[t - 1] + x[t].
-    #[test]
-    fn a_static_filter_by_hand() {
-        let tensors = [
-            ("x", vec![1, 3, 1], vec![1.0, 2.0, 3.0]),
-            ("static_w", vec![2, 1], vec![0.5, 10.0]),
-            ("dy", vec![1, 3, 1], vec![1.0, 0.0, 1.0]),
-            ("state", vec![1, 1, 1], vec![4.0]),
-        ];
-        let bytes = written_file(&tensors, Kind::Static).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(f32s(&file, "y"), [41.5, 13.0, 24.5]);
-        assert_eq!(f32s(&file, "dx"), [1.5, 10.0, 1.5]);
-        assert_eq!(f32s(&file, "dstatic_w"), [4.0, 6.0]);
-        assert_eq!((f32s(&file, "final_state"), f32s(&file, "dstate")), (vec![3.0], vec![10.0]));
-    }
-
-    #[test]
-    fn without_dy_there_are_no_gradients_and_a_wrong_shape_is_named() {
-        let mut tensors = vec![
-            ("x", vec![1, 2, 2], vec![1.0, 2.0, 3.0, 4.0]),
-            ("z", vec![1, 2, 1], vec![2.0, 3.0]),
-            ("U", vec![1, 2], vec![1.0, 10.0]),
-        ];
-        let bytes = written_file(&tensors, Kind::LowRank).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!((file.names().len(), f32s(&file, "y")), (1, vec![3.0, 42.0, 12.0, 124.0]));
-        tensors[2] = ("U", vec![2, 1], vec![1.0, 10.0]);
-        let error = written_file(&tensors, Kind::LowRank).unwrap_err().to_string();
-        assert_eq!(error, "tensor U: shape [2, 1]: store it as [R, W D]");
-        let error = written_file(&tensors[..1], Kind::HeadWise).unwrap_err().to_string();
-        assert_eq!(error, "tensor weight: missing: this op reads it");
-    }
 }

@@ -1,5 +1,6 @@
 //! A case by the CPU op, in f32.
 
+use kernels::Sequences;
 use kernels::short_conv::{
     Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward,
 };
@@ -38,8 +39,12 @@ pub fn results(case: &Case, input: &Operands) -> Results<f32> {
     }
 }
 
-fn shape(case: &Case) -> (Shape, Options) {
-    let shape = Shape { batch: case.batch, len: case.len, d: case.d, width: case.width };
+fn shape(case: &Case) -> (Shape<'_>, Options) {
+    let seqs = match &case.cu_seqlens {
+        Some(cu_seqlens) => Sequences::Packed { cu_seqlens },
+        None => Sequences::Equal { batch: case.batch, len: case.len },
+    };
+    let shape = Shape { seqs, d: case.d, width: case.width };
     (shape, Options { residual: case.residual, silu: case.silu })
 }
 
@@ -51,12 +56,7 @@ fn input<'a>(case: &'a Case, values: &'a Operands) -> Input<'a> {
         Op::HeadWise { head_size } => Filter::HeadWise { weight: rows, head_size, static_w },
         Op::LowRank { rank } => Filter::LowRank { z: rows, u: &values.u, rank, static_w },
     };
-    Input {
-        x: Rows::packed(&values.x, case.d),
-        filter,
-        cu_seqlens: case.cu_seqlens.as_deref(),
-        initial_state: case.state.then_some(values.state.as_slice()),
-    }
+    Input { x: Rows::packed(&values.x, case.d), filter, initial_state: case.state.then_some(values.state.as_slice()) }
 }
 
 /// y and the final state of a case of one stream.

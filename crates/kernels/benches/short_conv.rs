@@ -8,6 +8,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kernels::Sequences;
 use kernels::short_conv::{
     Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward,
 };
@@ -23,7 +24,7 @@ enum Kind {
 }
 
 struct Operands {
-    shape: Shape,
+    shape: Shape<'static>,
     kind: Kind,
     x: Vec<f32>,
     dy: Vec<f32>,
@@ -42,8 +43,8 @@ struct Results {
 }
 
 impl Operands {
-    fn new(shape: Shape, kind: Kind) -> Self {
-        let (n, d) = (shape.batch * shape.len, shape.d);
+    fn new(shape: Shape<'static>, kind: Kind) -> Self {
+        let (n, d) = (shape.seqs.rows(), shape.d);
         let fill = |len: usize| (0..len).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect::<Vec<_>>();
         let (columns, parts) = match kind {
             Kind::Static => (0, 1),
@@ -66,7 +67,7 @@ impl Operands {
             Kind::HeadWise(head_size) => Filter::HeadWise { weight: rows, head_size, static_w: None },
             Kind::LowRank(rank) => Filter::LowRank { z: rows, u: &self.w, rank, static_w: None },
         };
-        Input { x: Rows::packed(&self.x, self.shape.d), filter, cu_seqlens: None, initial_state: None }
+        Input { x: Rows::packed(&self.x, self.shape.d), filter, initial_state: None }
     }
 
     fn forward(&self, results: &mut Results) {
@@ -99,7 +100,7 @@ fn bench(c: &mut Criterion) {
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
         for (batch, len, d) in [(1, 2048, 512), (4, 512, 1024)] {
-            let shape = Shape { batch, len, d, width: WIDTH };
+            let shape = Shape { seqs: Sequences::Equal { batch, len }, d, width: WIDTH };
             let mut group = c.benchmark_group(format!("threads={threads} B={batch} T={len} D={d}"));
             group.sample_size(20);
             let operands = Operands::new(shape, Kind::Static);

@@ -12,6 +12,11 @@ pub(crate) fn size(op: &'static str, name: &'static str, found: usize, dims: &[(
     Err(Error::Size { op, name, found, expected, shape: format!("[{shape}]") })
 }
 
+/// As [`size`], of several arguments of one shape.
+pub(crate) fn sizes(op: &'static str, found: &[(&'static str, usize)], dims: &[(&str, usize)]) -> Result<()> {
+    found.iter().try_for_each(|&(name, len)| size(op, name, len, dims))
+}
+
 /// A dimension must be at least 1.
 pub(crate) fn positive(op: &'static str, name: &'static str, found: usize) -> Result<()> {
     if found > 0 {

@@ -5,6 +5,8 @@
 //! so none overflows. G is summed in f64 and kept in two f32 parts, or differences of large sums would lose the decay of
 //! the tokens between.
 
+use std::ops::Range;
+
 use crate::Sequences;
 use crate::simd::{LANES, exp, vectorized};
 
@@ -26,6 +28,12 @@ pub(crate) fn first_chunks(seqs: Sequences) -> (Vec<usize>, usize) {
         first
     });
     (firsts.collect(), chunks)
+}
+
+/// The chunks of a sequence's rows: the number of each, its first row and its tokens.
+pub(crate) fn chunks(rows: &Range<usize>) -> impl DoubleEndedIterator<Item = (usize, usize, usize)> + use<> {
+    let Range { start, end } = *rows;
+    (start..end).step_by(CHUNK).enumerate().map(move |(chunk, row)| (chunk, row, CHUNK.min(end - row)))
 }
 
 /// `e^a_log`.

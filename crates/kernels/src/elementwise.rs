@@ -62,7 +62,7 @@ pub(crate) fn map<const K: usize>(xs: [&[f32]; K], y: &mut [f32], f: impl Fn([f3
 
 /// Slices that must be as long as the op's first.
 pub(crate) fn check_equal(op: &'static str, len: usize, others: &[(&'static str, usize)]) -> Result<()> {
-    others.iter().try_for_each(|&(name, found)| check::size(op, name, found, &[("elements", len)]))
+    check::sizes(op, others, &[("elements", len)])
 }
 
 #[cfg(test)]

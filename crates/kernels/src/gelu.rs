@@ -56,41 +56,12 @@ fn gate(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::*;
-
-    fn reference(x: &[f64]) -> Vec<f64> {
-        x.iter()
-            .map(|x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()))
-            .collect()
-    }
+    use crate::testing::elementwise::Activation;
 
     #[test]
-    fn forward_and_gradient() {
-        for n in [1, 17, 300] {
-            let x: Vec<f32> = random(n, 1).iter().map(|v| 5.0 * v).collect();
-            let dy = random(n, 2);
-            let (mut y, mut dx) = (poisoned(n), poisoned(n));
-            forward(&x, &mut y).unwrap();
-            assert_close("y", &y, &reference(&wide(&x)));
-            backward(&x, &dy, &mut dx).unwrap();
-            assert_close("dx", &dx, &gradient(&x, |x| inner(&reference(x), &dy)));
-        }
-    }
-
-    #[test]
-    fn far_tails_are_finite() {
-        let x = [-1e30, -100.0, 100.0, 1e12];
-        let (mut y, mut dx) = (poisoned(4), poisoned(4));
-        forward(&x, &mut y).unwrap();
-        backward(&x, &[1.0; 4], &mut dx).unwrap();
-        assert!(y[0].abs() < 1e-6 && y[1].abs() < 1e-6 && y[2..] == x[2..], "{y:?}");
-        assert!(dx[0].abs() < 1e-6 && dx[1].abs() < 1e-6 && dx[2..] == [1.0, 1.0], "{dx:?}");
-    }
-
-    #[test]
-    fn unequal_sizes_are_refused() {
-        let error = backward(&[0.0; 3], &[0.0; 2], &mut [0.0; 3]).unwrap_err();
-        assert_eq!(error.to_string(), "gelu backward: dy has 2 elements, expected 3 for shape [elements=3]");
-        assert!(forward(&[0.0; 3], &mut [0.0; 2]).is_err());
+    fn values_gradients_tails_and_refusals() {
+        let reference =
+            |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh());
+        Activation { forward, backward, reference, range: 5.0 }.check("gelu");
     }
 }

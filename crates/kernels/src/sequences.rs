@@ -15,7 +15,8 @@ pub enum Sequences<'a> {
         /// Tokens of each (T).
         len: usize,
     },
-    /// Sequences of any length without gaps: the i-th is rows `cu_seqlens[i]..cu_seqlens[i + 1]`.
+    /// Sequences of any length without gaps: the i-th is rows `cu_seqlens[i]..cu_seqlens[i + 1]`. Empty ones are taken by
+    /// the short convolution alone.
     Packed {
         /// Ascending row indices, from 0 to the number of rows.
         cu_seqlens: &'a [usize],
@@ -52,6 +53,14 @@ impl<'a> Sequences<'a> {
         (0..self.count()).map(move |i| self.span(i))
     }
 
+    /// Number of sequences whose first row comes before this one.
+    pub(crate) fn starting_before(&self, row: usize) -> usize {
+        match self {
+            Self::Equal { batch, len } => row.div_ceil(*len).min(*batch),
+            Self::Packed { cu_seqlens } => cu_seqlens[..self.count()].partition_point(|&start| start < row),
+        }
+    }
+
     /// Position of a row in its sequence.
     #[inline(always)]
     pub(crate) fn position(&self, row: usize) -> usize {
@@ -68,22 +77,36 @@ impl<'a> Sequences<'a> {
 
     /// Refuses what is not a division into sequences of at least one token.
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
-        match self {
+        self.check_with_empty(op)?;
+        self.check_steps(op, 1, "give every sequence at least one row")
+    }
+
+    /// Refuses what is not a division of at least one row into sequences; packed ones may be empty.
+    pub(crate) fn check_with_empty(&self, op: &'static str) -> Result<()> {
+        match *self {
             Self::Equal { batch, len } => {
-                check::positive(op, "batch", *batch)?;
-                check::positive(op, "len", *len)
+                check::positive(op, "batch", batch)?;
+                check::positive(op, "len", len)?;
+                let what = || format!("batch = {batch} times len = {len} overflows");
+                let remedy = "pass smaller dimensions";
+                batch.checked_mul(len).map(drop).ok_or_else(|| Error::Argument { op, what: what(), remedy })
             }
             Self::Packed { cu_seqlens } => {
-                let ascending = cu_seqlens.windows(2).all(|w| w[0] < w[1]);
-                if cu_seqlens.len() >= 2 && cu_seqlens[0] == 0 && ascending {
-                    return Ok(());
-                }
-                Err(Error::Argument {
-                    op,
-                    what: format!("cu_seqlens {:?} is not strictly ascending from 0", cu_seqlens),
-                    remedy: "give the first row of each sequence and then the number of rows",
-                })
+                let what = match (cu_seqlens.first(), cu_seqlens.last()) {
+                    (Some(0), Some(1..)) => return self.check_steps(op, 0, "list the offsets in ascending order"),
+                    (Some(first), Some(last)) => format!("cu_seqlens runs from {first} to {last}"),
+                    _ => "cu_seqlens is empty".into(),
+                };
+                Err(Error::Argument { op, what, remedy: "start it at 0 and end it at the number of rows" })
             }
         }
+    }
+
+    /// Every packed sequence has at least so many rows.
+    fn check_steps(&self, op: &'static str, least: usize, remedy: &'static str) -> Result<()> {
+        let Self::Packed { cu_seqlens } = self else { return Ok(()) };
+        let Some(i) = cu_seqlens.windows(2).position(|w| w[1] < w[0].saturating_add(least)) else { return Ok(()) };
+        let what = format!("cu_seqlens goes from {} to {} at entry {}", cu_seqlens[i], cu_seqlens[i + 1], i + 1);
+        Err(Error::Argument { op, what, remedy })
     }
 }

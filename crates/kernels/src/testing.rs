@@ -1,5 +1,8 @@
 //! What the ops' tests share: seeded data, finite differences, comparison, thread counts.
 
+pub(crate) mod elementwise;
+pub(crate) mod recurrence;
+
 /// Largest relative error (norm of the difference over norm of the reference) of f32 against the f64 reference.
 const TOLERANCE: f64 = 1e-5;
 

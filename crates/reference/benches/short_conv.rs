@@ -8,6 +8,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dfdx::prelude::*;
+use kernels::Sequences;
 use kernels::short_conv::{
     self as native, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut,
 };
@@ -74,7 +75,7 @@ fn custom(kind: Kind, Sizes(b, t, d): Sizes, inputs: Vec<Traced>) -> Traced {
 /// The kernels' operands and results: x and the filter's parts, y, and a gradient for each.
 struct Native {
     kind: Kind,
-    shape: native::Shape,
+    shape: native::Shape<'static>,
     inputs: Vec<Vec<f32>>,
     gradients: Vec<Vec<f32>>,
     y: Vec<f32>,
@@ -85,7 +86,7 @@ impl Native {
     fn new(kind: Kind, Sizes(batch, len, d): Sizes, inputs: &[Matrix<f32, Cpu>]) -> Self {
         let inputs: Vec<_> = inputs.iter().map(|x| x.as_vec()).collect();
         let n = batch * len * d;
-        let shape = native::Shape { batch, len, d, width: WIDTH };
+        let shape = native::Shape { seqs: Sequences::Equal { batch, len }, d, width: WIDTH };
         Self { kind, shape, gradients: inputs.clone(), inputs, y: vec![0.0; n], dy: vec![1.0; n] }
     }
 
@@ -126,7 +127,7 @@ fn input(kind: Kind, d: usize, inputs: &[Vec<f32>]) -> Input<'_> {
             Filter::LowRank { z: Rows::packed(&inputs[1], RANK), u: &inputs[2], rank: RANK, static_w: None }
         }
     };
-    Input { x: Rows::packed(&inputs[0], d), filter, cu_seqlens: None, initial_state: None }
+    Input { x: Rows::packed(&inputs[0], d), filter, initial_state: None }
 }
 
 fn bench(c: &mut Criterion) {

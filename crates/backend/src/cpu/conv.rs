@@ -1,8 +1,10 @@
 //! The short convolution between the tape and its kernel.
 
+use kernels::Sequences;
 use kernels::short_conv::{self, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape};
 
 use super::CpuBackend;
+use super::forward::sequences;
 use super::grads::{ParamGrads, ValueGrads};
 use super::pool::Pool;
 use crate::Result;
@@ -20,16 +22,16 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    pub(super) fn shape(&self, tape: &Tape) -> Shape {
-        Shape { batch: tape.batch(), len: tape.seq_len(), d: tape.cols(self.x), width: self.width }
+    pub(super) fn shape<'a>(&self, tape: &Tape, seqs: Sequences<'a>) -> Shape<'a> {
+        Shape { seqs, d: tape.cols(self.x), width: self.width }
     }
 }
 
 impl CpuBackend {
     pub(super) fn conv_forward(&self, tape: &Tape, batch: &Batch, conv: Conv, y: &mut [f32]) -> Result<()> {
-        let shape = conv.shape(tape);
+        let shape = conv.shape(tape, sequences(tape, batch));
         let output = Output { y: RowsMut::packed(y, shape.d), final_state: None };
-        Ok(short_conv::forward(shape, conv.options, &self.conv_input(tape, batch, conv)?, output)?)
+        Ok(short_conv::forward(shape, conv.options, &self.conv_input(tape, conv)?, output)?)
     }
 
     pub(super) fn conv_backward(
@@ -42,8 +44,8 @@ impl CpuBackend {
         params: &mut ParamGrads,
         pool: &mut Pool,
     ) -> Result<()> {
-        let shape = conv.shape(tape);
-        let input = self.conv_input(tape, batch, conv)?;
+        let shape = conv.shape(tape, sequences(tape, batch));
+        let input = self.conv_input(tape, conv)?;
         let dy = OutputGrad { dy: Rows::packed(dy, shape.d), dfinal_state: None };
         let mut dx = pool.take(tape.tokens() * shape.d);
         let taps = |p: Option<Param>, pool: &mut Pool| p.map(|_| pool.take(shape.width * shape.d));
@@ -79,7 +81,7 @@ impl CpuBackend {
         values.add(conv.x, dx, pool)
     }
 
-    pub(super) fn conv_input<'a>(&'a self, tape: &Tape, batch: &'a Batch, conv: Conv) -> Result<Input<'a>> {
+    pub(super) fn conv_input(&self, tape: &Tape, conv: Conv) -> Result<Input<'_>> {
         let static_taps = |p: Option<Param>| p.map(|p| self.param(p)).transpose();
         let filter = match conv.filter {
             Filter::Static { w } => short_conv::Filter::Static { w: self.param(w)? },
@@ -96,6 +98,6 @@ impl CpuBackend {
             },
         };
         let x = Rows::packed(self.value(conv.x), tape.cols(conv.x));
-        Ok(Input { x, filter, cu_seqlens: batch.cu_seqlens.as_deref(), initial_state: None })
+        Ok(Input { x, filter, initial_state: None })
     }
 }

@@ -1,8 +1,10 @@
 //! Decoding: a tape of one token per sequence, run again and again with a memory per op.
 //!
-//! Attention remembers keys and values, a short convolution its last `width - 1` inputs, a
-//! recurrence its states, positions count on. The logits
-//! of each step are those that the full pass gives at that token.
+//! Attention remembers keys and values, a short convolution its last `width - 1` inputs, a recurrence its states,
+//! positions count on. The logits of each step are those that the full pass gives at that token. A prompt is taken in by
+//! one full pass.
+
+mod prefill;
 
 use std::mem::take;
 
@@ -161,9 +163,9 @@ impl Decoder {
             }
             (Op::ShortConv { x, filter, width, residual, silu }, Memory::ShortConv(state)) => {
                 let conv = Conv { x, filter, width, options: Options { residual, silu } };
-                let input = cpu.conv_input(tape, batch, conv)?;
+                let input = cpu.conv_input(tape, conv)?;
                 let y = RowsMut::packed(&mut y, tape.cols(x));
-                short_conv::step(conv.shape(tape), conv.options, input.x, input.filter, state, y)?;
+                short_conv::step(conv.shape(tape, seqs), conv.options, input.x, input.filter, state, y)?;
             }
             (Op::GatedDeltaRule(op), Memory::Recurrent(state)) => {
                 gated_delta_rule::step(&op.shape(tape, seqs), &cpu.delta_input(op)?, state, &mut y)?;

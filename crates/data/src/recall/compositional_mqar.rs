@@ -11,10 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Filler;
-use super::mqar::check_power;
+use super::check;
 use super::sampling::{distinct, power_law_slots};
-use super::task::Recall;
-use crate::{Error, Example, Result, Split};
+use super::task::{Recall, settings};
+use crate::{Example, Result, Split};
 
 /// Compositional MQAR: triples `a b v` over a grid of two-token keys, then `a b` among filler, labelled on `b`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,44 +38,21 @@ pub struct CompositionalMqar {
 impl Recall for CompositionalMqar {
     const NAME: &'static str = "compositional-mqar";
 
-    fn vocab(&self) -> u64 {
-        self.vocab.into()
-    }
-
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!(vocab);
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
-        if self.grid == 0 {
-            return Err(Error::Zero { task, field: "grid" });
-        }
-        check_power(task, self.power)?;
+        check::positive(task, &[("grid", self.grid)])?;
+        check::power(task, self.power)?;
         let third = u64::from(self.vocab / 3);
         let (grid, pairs) = (u64::from(self.grid), u64::from(self.grid) * u64::from(self.grid));
         // The first halves are the smallest of the two key alphabets: V/3 - 1 of them.
-        let (need, have) = (grid, third.saturating_sub(1));
-        if have < need {
-            let remedy = "raise vocab to at least 3 * grid + 3, or lower grid";
-            return Err(Error::TooFew { task, what: "first key tokens", need, have, remedy });
-        }
-        let (need, have) = (pairs, u64::from(self.vocab) - 2 * third);
-        if have < need {
-            let remedy = "raise vocab to at least 3 * grid^2, or lower grid";
-            return Err(Error::TooFew { task, what: "values", need, have, remedy });
-        }
-        let need = pairs.saturating_mul(6);
-        if u64::from(self.len) < need {
-            let what = format!("{pairs} triples and as many query slots of three");
-            let remedy = "raise len or lower grid";
-            return Err(Error::TooShort { task, len: self.len, what, need, remedy });
-        }
-        Ok(())
+        let (have, remedy) = (third.saturating_sub(1), "raise vocab to at least 3 * grid + 3, or lower grid");
+        check::enough(task, "first key tokens", grid, have, remedy)?;
+        let (have, remedy) = (u64::from(self.vocab) - 2 * third, "raise vocab to at least 3 * grid^2, or lower grid");
+        check::enough(task, "values", pairs, have, remedy)?;
+        let what = || format!("{pairs} triples and as many query slots of three");
+        check::fits(task, self.len, pairs.saturating_mul(6), what, "raise len or lower grid")
     }
 
     fn write(&self, _seed: u64, _split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {

@@ -19,9 +19,10 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use super::sampling::distinct;
-use super::task::Recall;
-use crate::{Error, Example, IGNORE, Result, Split};
+use super::task::{Recall, settings};
+use crate::{Example, IGNORE, Result, Split};
 
 /// MAD's fuzzy in-context recall. Baseline: `vocab = 16`, `len = 128`, `max_key_len = 3`, `max_value_len = 3`,
 /// `train_examples = 12800`; one at a time vocab 32, 64, 128, len 256, 512, 1024, train_examples 6400, 3200, 1600, 800.
@@ -73,44 +74,20 @@ impl FuzzyRecall {
 impl Recall for FuzzyRecall {
     const NAME: &'static str = "fuzzy-recall";
 
-    fn vocab(&self) -> u64 {
-        self.vocab.into()
-    }
-
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!(vocab);
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
-        for (field, value) in [("max_key_len", self.max_key_len), ("max_value_len", self.max_value_len)] {
-            if value == 0 {
-                return Err(Error::Zero { task, field });
-            }
-        }
+        check::positive(task, &[("max_key_len", self.max_key_len), ("max_value_len", self.max_value_len)])?;
         let symbols = u64::from(self.vocab).saturating_sub(1);
-        let alphabets = [
-            ("key tokens", self.max_key_len, symbols / 2, "raise vocab or lower max_key_len"),
-            ("value tokens", self.max_value_len, symbols - symbols / 2, "raise vocab or lower max_value_len"),
-        ];
-        for (what, need, have, remedy) in alphabets {
-            let need = need.into();
-            if have < need {
-                return Err(Error::TooFew { task, what, need, have, remedy });
-            }
-        }
+        let (key_len, value_len) = (u64::from(self.max_key_len), u64::from(self.max_value_len));
+        check::enough(task, "key tokens", key_len, symbols / 2, "raise vocab or lower max_key_len")?;
+        let have = symbols - symbols / 2;
+        check::enough(task, "value tokens", value_len, have, "raise vocab or lower max_value_len")?;
         // One pair drawn at random, the probe and the query, at their longest.
-        let need = 3 * (u64::from(self.max_key_len) + u64::from(self.max_value_len));
-        if u64::from(self.len) < need {
-            let what = "two pairs and the query".to_string();
-            let remedy = "raise len, or lower max_key_len or max_value_len";
-            return Err(Error::TooShort { task, len: self.len, what, need, remedy });
-        }
-        Ok(())
+        let need = 3 * (key_len + value_len);
+        let what = || "two pairs and the query".into();
+        check::fits(task, self.len, need, what, "raise len, or lower max_key_len or max_value_len")
     }
 
     fn write(&self, _seed: u64, split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {

@@ -13,7 +13,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::task::Recall;
+use super::check;
+use super::task::{Recall, settings};
 use crate::{Error, Example, IGNORE, Result, Split};
 
 /// MAD's in-context recall. Baseline: `vocab = 16`, `len = 128`, `train_examples = 12800`; one at a time vocab 32, 64,
@@ -52,21 +53,11 @@ pub struct NoisyRecall {
 impl Recall for InContextRecall {
     const NAME: &'static str = "in-context-recall";
 
-    fn vocab(&self) -> u64 {
-        self.vocab.into()
-    }
-
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!(vocab);
 
     fn check(&self) -> Result<()> {
         check_slots(Self::NAME, self.len)?;
-        check_pairs(Self::NAME, self.vocab, "raise vocab to at least 2")
+        check::enough(Self::NAME, "keys and values", 2, self.vocab.into(), "raise vocab to at least 2")
     }
 
     fn write(&self, _seed: u64, split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {
@@ -77,17 +68,7 @@ impl Recall for InContextRecall {
 impl Recall for NoisyRecall {
     const NAME: &'static str = "noisy-recall";
 
-    fn vocab(&self) -> u64 {
-        self.vocab.into()
-    }
-
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!(vocab);
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
@@ -96,11 +77,9 @@ impl Recall for NoisyRecall {
             let range = "from 0 to below 1";
             return Err(Error::Range { task, field: "noise", value: self.noise, range });
         }
-        if self.noise_vocab == 0 {
-            return Err(Error::Zero { task, field: "noise_vocab" });
-        }
+        check::positive(task, &[("noise_vocab", self.noise_vocab)])?;
         let symbols = self.vocab.saturating_sub(self.noise_vocab);
-        check_pairs(task, symbols, "raise vocab to at least noise_vocab + 2")
+        check::enough(task, "keys and values", 2, symbols.into(), "raise vocab to at least noise_vocab + 2")
     }
 
     fn write(&self, _seed: u64, split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {
@@ -110,22 +89,8 @@ impl Recall for NoisyRecall {
 }
 
 fn check_slots(task: &'static str, len: u32) -> Result<()> {
-    if len % 2 == 1 {
-        return Err(Error::OddLength { task, len });
-    }
-    if len < 4 {
-        let what = "one pair and one query of two".to_string();
-        return Err(Error::TooShort { task, len, what, need: 4, remedy: "raise len" });
-    }
-    Ok(())
-}
-
-fn check_pairs(task: &'static str, symbols: u32, remedy: &'static str) -> Result<()> {
-    let have = symbols.into();
-    if have < 2 {
-        return Err(Error::TooFew { task, what: "keys and values", need: 2, have, remedy });
-    }
-    Ok(())
+    check::even(task, len)?;
+    check::fits(task, len, 4, || "one pair and one query of two".into(), "raise len")
 }
 
 /// Appends `len / 2` slots over `symbols` keys and values; a slot is two tokens of `noise_tokens` with probability

@@ -9,10 +9,11 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use super::permutation::Permutation;
 use super::stream::{Purpose, stream};
-use super::task::Recall;
-use crate::{Error, Example, Result, Split};
+use super::task::{Recall, settings};
+use crate::{Example, Result, Split};
 
 /// MAD's memorization. Baseline: `vocab = 256`, `len = 32`, `train_examples = 256`; vocab 512, 1024, 2048, 4096, 8192.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,29 +31,13 @@ pub struct Memorization {
 impl Recall for Memorization {
     const NAME: &'static str = "memorization";
 
-    fn vocab(&self) -> u64 {
-        self.vocab.into()
-    }
-
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!(vocab);
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
-        if self.len % 2 == 1 {
-            return Err(Error::OddLength { task, len: self.len });
-        }
+        check::even(task, self.len)?;
         let have = u64::from(self.vocab).saturating_sub(1);
-        if have < 2 {
-            let remedy = "raise vocab to at least 3";
-            return Err(Error::TooFew { task, what: "keys and values", need: 2, have, remedy });
-        }
-        Ok(())
+        check::enough(task, "keys and values", 2, have, "raise vocab to at least 3")
     }
 
     fn write(&self, seed: u64, _split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {

@@ -1,5 +1,6 @@
 //! Recall tasks: a config and a generator each, random access by (seed, split, index), and [`Task`], their enum.
 
+mod check;
 mod compositional_mqar;
 mod fuzzy_recall;
 mod in_context_recall;

@@ -9,9 +9,10 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use super::sampling::{distinct, power_law_slots};
-use super::task::Recall;
-use crate::{Error, Example, Result, Split};
+use super::task::{Recall, settings};
+use crate::{Example, Result, Split};
 
 /// Multi-query associative recall: `k1 v1 ... kN vN`, then keys among filler, each labelled with its value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,48 +53,20 @@ impl Filler {
     }
 }
 
-/// The refusal of an exponent outside 0..=1.
-pub(crate) fn check_power(task: &'static str, power: f64) -> Result<()> {
-    if !(0.0..=1.0).contains(&power) {
-        return Err(Error::Range { task, field: "power", value: power, range: "from 0 to 1" });
-    }
-    Ok(())
-}
-
 impl Recall for Mqar {
     const NAME: &'static str = "mqar";
 
-    fn vocab(&self) -> u64 {
-        self.vocab.into()
-    }
-
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!(vocab);
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
-        if self.pairs == 0 {
-            return Err(Error::Zero { task, field: "pairs" });
-        }
-        check_power(task, self.power)?;
+        check::positive(task, &[("pairs", self.pairs)])?;
+        check::power(task, self.power)?;
         // The keys are the smaller half: V/2 - 1 of them.
         let (need, have) = (self.pairs.into(), u64::from(self.vocab / 2).saturating_sub(1));
-        if have < need {
-            let remedy = "raise vocab to at least 2 * pairs + 2, or lower pairs";
-            return Err(Error::TooFew { task, what: "keys", need, have, remedy });
-        }
-        let need = 4 * need;
-        if u64::from(self.len) < need {
-            let what = format!("{} pairs and as many query slots of two", self.pairs);
-            let remedy = "raise len or lower pairs";
-            return Err(Error::TooShort { task, len: self.len, what, need, remedy });
-        }
-        Ok(())
+        check::enough(task, "keys", need, have, "raise vocab to at least 2 * pairs + 2, or lower pairs")?;
+        let what = || format!("{} pairs and as many query slots of two", self.pairs);
+        check::fits(task, self.len, 4 * need, what, "raise len or lower pairs")
     }
 
     fn write(&self, _seed: u64, _split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {

@@ -9,8 +9,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::task::Recall;
-use crate::{Error, Example, Result, Split};
+use super::check;
+use super::task::{Recall, settings};
+use crate::{Example, Result, Split};
 
 /// MAD's selective copying. Baseline: `vocab = 16`, `len = 256`, `copies = 16`, `train_examples = 12800`; one at a time
 /// vocab 32, 64, 128, len 512, 1024, copies 32, 64, 96, train_examples 6400, 3200, 1600, 800.
@@ -31,35 +32,15 @@ pub struct SelectiveCopying {
 impl Recall for SelectiveCopying {
     const NAME: &'static str = "selective-copying";
 
-    fn vocab(&self) -> u64 {
-        self.vocab.into()
-    }
-
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!(vocab);
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
-        if self.copies == 0 {
-            return Err(Error::Zero { task, field: "copies" });
-        }
+        check::positive(task, &[("copies", self.copies)])?;
         let have = u64::from(self.vocab).saturating_sub(2);
-        if have == 0 {
-            let remedy = "raise vocab to at least 3";
-            return Err(Error::TooFew { task, what: "content tokens", need: 1, have, remedy });
-        }
-        let need = 2 * u64::from(self.copies) + 1;
-        if u64::from(self.len) < need {
-            let what = format!("{} tokens, their copies and the copy token", self.copies);
-            let remedy = "raise len or lower copies";
-            return Err(Error::TooShort { task, len: self.len, what, need, remedy });
-        }
-        Ok(())
+        check::enough(task, "content tokens", 1, have, "raise vocab to at least 3")?;
+        let what = || format!("{} tokens, their copies and the copy token", self.copies);
+        check::fits(task, self.len, 2 * u64::from(self.copies) + 1, what, "raise len or lower copies")
     }
 
     fn write(&self, _seed: u64, _split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {

@@ -22,10 +22,11 @@ use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use super::queries::{scatter, shuffled_passes};
 use super::sampling::distinct;
-use super::task::Recall;
-use crate::{Error, Example, Result, Split};
+use super::task::{Recall, settings};
+use crate::{Example, Result, Split};
 
 /// Selective-key MQAR: blocks of content symbols and an ending symbol, which tells the one content symbol that counts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,13 +73,7 @@ impl Recall for SelectiveKeyMqar {
         [self.fillers, self.content, self.ending, self.values].into_iter().map(u64::from).sum()
     }
 
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!();
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
@@ -89,33 +84,16 @@ impl Recall for SelectiveKeyMqar {
             ("pairs", self.pairs),
             ("queries", self.queries),
         ];
-        if let Some((field, _)) = counts.into_iter().find(|&(_, count)| count == 0) {
-            return Err(Error::Zero { task, field });
-        }
+        check::positive(task, &counts)?;
         let (pairs, reach) = (u64::from(self.pairs), u64::from(self.reach));
-        let alphabets = [
-            ("ending symbols", reach, self.ending.into(), "raise ending to at least reach"),
-            (
-                "keys",
-                pairs,
-                u64::from(self.ending) * u64::from(self.content),
-                "raise content or ending, or lower pairs",
-            ),
-            ("values", pairs, self.values.into(), "raise values or lower pairs"),
-        ];
-        for (what, need, have, remedy) in alphabets {
-            if have < need {
-                return Err(Error::TooFew { task, what, need, have, remedy });
-            }
-        }
+        check::enough(task, "ending symbols", reach, self.ending.into(), "raise ending to at least reach")?;
+        let have = u64::from(self.ending) * u64::from(self.content);
+        check::enough(task, "keys", pairs, have, "raise content or ending, or lower pairs")?;
+        check::enough(task, "values", pairs, self.values.into(), "raise values or lower pairs")?;
         let context = pairs.saturating_mul(reach + 2);
         let need = context.saturating_add(u64::from(self.queries).saturating_mul(reach + 1));
-        if u64::from(self.len) < need {
-            let what = format!("{} pairs and {} queries of blocks of {}", self.pairs, self.queries, reach + 1);
-            let remedy = "raise len, or lower pairs, queries or reach";
-            return Err(Error::TooShort { task, len: self.len, what, need, remedy });
-        }
-        Ok(())
+        let what = || format!("{} pairs and {} queries of blocks of {}", self.pairs, self.queries, reach + 1);
+        check::fits(task, self.len, need, what, "raise len, or lower pairs, queries or reach")
     }
 
     fn write(&self, _seed: u64, _split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {

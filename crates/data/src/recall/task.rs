@@ -70,6 +70,27 @@ pub(crate) trait Recall {
     fn write(&self, seed: u64, split: Split, rng: &mut ChaCha8Rng, out: &mut Example);
 }
 
+/// The methods of [`Recall`] that give settings all configs have, and `vocab` where that is one too.
+macro_rules! settings {
+    () => {
+        fn len(&self) -> u32 {
+            self.len
+        }
+
+        fn train_examples(&self) -> Option<u64> {
+            self.train_examples
+        }
+    };
+    (vocab) => {
+        fn vocab(&self) -> u64 {
+            self.vocab.into()
+        }
+
+        settings!();
+    };
+}
+pub(crate) use settings;
+
 /// `$body` with `$config` bound to the config inside `$task`.
 macro_rules! with_config {
     ($task:expr, $config:ident => $body:expr) => {

@@ -34,10 +34,11 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use super::queries::{scatter, shuffled_passes};
 use super::sampling::{distinct, weighted};
-use super::task::Recall;
-use crate::{Error, Example, Result, Split};
+use super::task::{Recall, settings};
+use crate::{Example, Result, Split};
 
 /// Variable-key MQAR: `k1 v1 ... kN vN` with keys of several tokens, then whole keys among filler, each labelled with
 /// its value on its last token.
@@ -111,48 +112,31 @@ impl Recall for VariableKeyMqar {
         [self.fillers, self.continuing, self.ending, self.values].into_iter().map(u64::from).sum()
     }
 
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    fn train_examples(&self) -> Option<u64> {
-        self.train_examples
-    }
+    settings!();
 
     fn check(&self) -> Result<()> {
         let task = Self::NAME;
         let longest = self.longest() as u64;
-        let positive = [
-            ("fillers", self.fillers > 0),
-            ("ending", self.ending > 0),
-            ("pairs", self.pairs > 0),
-            ("queries", self.queries > 0),
-            ("every entry of key_lengths", longest > 0),
-            ("continuing", self.continuing > 0 || longest == 1),
+        let counts = [
+            ("fillers", self.fillers),
+            ("ending", self.ending),
+            ("pairs", self.pairs),
+            ("queries", self.queries),
+            ("every entry of key_lengths", longest.try_into().unwrap_or(u32::MAX)),
+            // Keys of one token have no continuing symbol.
+            ("continuing", if longest == 1 { 1 } else { self.continuing }),
         ];
-        if let Some((field, _)) = positive.into_iter().find(|&(_, positive)| !positive) {
-            return Err(Error::Zero { task, field });
-        }
+        check::positive(task, &counts)?;
         let lengths = (1..).zip(&self.key_lengths).filter(|&(_, &frequency)| frequency > 0);
         let keys = lengths.fold(0u64, |sum, (len, _)| sum.saturating_add(self.keys_of_len(len)));
-        let need = self.pairs.into();
-        if keys < need {
-            let remedy = "raise continuing, ending or the longest of key_lengths, or lower pairs";
-            return Err(Error::TooFew { task, what: "keys", need, have: keys, remedy });
-        }
-        let have = self.values.into();
-        if have < need {
-            let remedy = "raise values or lower pairs";
-            return Err(Error::TooFew { task, what: "values", need, have, remedy });
-        }
-        let context = need.saturating_mul(longest + 1);
+        let pairs = self.pairs.into();
+        let remedy = "raise continuing, ending or the longest of key_lengths, or lower pairs";
+        check::enough(task, "keys", pairs, keys, remedy)?;
+        check::enough(task, "values", pairs, self.values.into(), "raise values or lower pairs")?;
+        let context = pairs.saturating_mul(longest + 1);
         let need = context.saturating_add(u64::from(self.queries).saturating_mul(longest));
-        if u64::from(self.len) < need {
-            let what = format!("{} pairs and {} queries of keys of {longest}", self.pairs, self.queries);
-            let remedy = "raise len, lower pairs or queries, or shorten key_lengths";
-            return Err(Error::TooShort { task, len: self.len, what, need, remedy });
-        }
-        Ok(())
+        let what = || format!("{} pairs and {} queries of keys of {longest}", self.pairs, self.queries);
+        check::fits(task, self.len, need, what, "raise len, lower pairs or queries, or shorten key_lengths")
     }
 
     fn write(&self, _seed: u64, _split: Split, rng: &mut ChaCha8Rng, out: &mut Example) {

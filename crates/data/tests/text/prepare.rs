@@ -94,6 +94,14 @@ fn a_run_cut_short_goes_on_and_gives_the_same_files() {
         assert!(a == b, "{} differs", name.display());
     }
     assert_eq!(index.unwrap(), Index::read(&whole).unwrap());
+    // A shard that is gone is made again.
+    let [shard, kept] = ["train-00001.tok", "train-00000.tok"].map(|name| cut.join(name));
+    let made = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
+    let (bytes, before) = (std::fs::read(&shard).unwrap(), made(&kept));
+    std::fs::remove_file(&shard).unwrap();
+    let (_, heard) = run(&inputs, &resumed);
+    assert_eq!(heard.iter().map(|done| done.finished).collect::<Vec<_>>()[..2], [Some(true), Some(false)]);
+    assert_eq!((std::fs::read(&shard).unwrap(), made(&kept)), (bytes, before));
     // Other settings are refused.
     let other = Options { val_share: 0.2, ..resumed };
     assert!(matches!(run(&inputs, &other).0, Err(Error::Index { .. })));

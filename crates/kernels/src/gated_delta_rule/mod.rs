@@ -97,11 +97,11 @@ impl Shape<'_> {
 
     fn check_rows(&self, op: &'static str, dim: &str, size: usize, found: &[(&'static str, usize)]) -> Result<()> {
         let dims = [("rows", self.seqs.rows()), ("heads", self.heads), (dim, size)];
-        found.iter().try_for_each(|&(name, len)| check::size(op, name, len, &dims))
+        check::sizes(op, found, &dims)
     }
 
     fn check_heads(&self, op: &'static str, found: &[(&'static str, usize)]) -> Result<()> {
-        found.iter().try_for_each(|&(name, len)| check::size(op, name, len, &[("heads", self.heads)]))
+        check::sizes(op, found, &[("heads", self.heads)])
     }
 
     fn check_state(&self, op: &'static str, name: &'static str, found: Option<usize>) -> Result<()> {

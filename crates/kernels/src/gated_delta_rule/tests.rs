@@ -1,53 +1,55 @@
 use super::*;
+use crate::testing::recurrence::{Case, Recurrence};
 use crate::testing::*;
 
-/// q, k, v, a, b, a_log, dt_bias, initial_state.
-const NAMES: [&str; 8] = ["q", "k", "v", "a", "b", "a_log", "dt_bias", "initial_state"];
-
-struct Case<'a> {
-    s: Shape<'a>,
-    inputs: [Vec<f32>; 8],
-    d_o: Vec<f32>,
-    dfinal: Vec<f32>,
-}
-
-fn case(seqs: Sequences, heads: usize, key_size: usize, value_size: usize) -> Case {
+fn case(seqs: Sequences, heads: usize, key_size: usize, value_size: usize) -> Case<Shape> {
     let s = Shape { seqs, heads, key_size, value_size };
     let (n, k, v) = (seqs.rows() * heads, seqs.rows() * heads * key_size, seqs.rows() * heads * value_size);
-    let mut seed = 0;
-    let inputs = [k, k, v, n, n, heads, heads, s.state_len()].map(|len| {
-        seed += 1;
-        random(len, seed)
-    });
-    Case { s, inputs, d_o: random(v, 9), dfinal: random(s.state_len(), 10) }
+    Case::new(s, [k, k, v, n, n, heads, heads, s.state_len()], v)
 }
 
-impl Case<'_> {
-    fn input(&self) -> Input<'_> {
-        let [q, k, v, a, b, a_log, dt_bias, initial_state] = &self.inputs;
-        Input { q, k, v, a, b, a_log, dt_bias, initial_state: Some(initial_state) }
+fn input(inputs: &[Vec<f32>; 8]) -> Input<'_> {
+    let [q, k, v, a, b, a_log, dt_bias, initial_state] = inputs;
+    Input { q, k, v, a, b, a_log, dt_bias, initial_state: Some(initial_state) }
+}
+
+impl Recurrence for Shape<'_> {
+    const NAMES: [&'static str; 8] = ["q", "k", "v", "a", "b", "a_log", "dt_bias", "initial_state"];
+    const BY_ROW: usize = 5;
+
+    fn seqs(&self) -> Sequences<'_> {
+        self.seqs
     }
 
-    /// o, the final states, what is kept.
-    fn forward(&self) -> [Vec<f32>; 3] {
-        let mut out = [self.d_o.len(), self.dfinal.len(), self.s.saved_len()].map(poisoned);
-        let [o, last, saved] = &mut out;
-        forward(&self.s, &self.input(), o, Some(last), saved).unwrap();
-        out
+    fn saved_len(&self) -> usize {
+        self.saved_len()
     }
 
-    /// In the order of [`NAMES`].
-    fn backward(&self) -> Vec<Vec<f32>> {
-        let [_, _, saved] = self.forward();
-        let mut grads = self.inputs.each_ref().map(|x| poisoned(x.len()));
-        let [dq, dk, dv, da, db, da_log, ddt_bias, initial] = &mut grads;
+    fn of_equal(&self, batch: usize, len: usize) -> Self {
+        Self { seqs: Sequences::Equal { batch, len }, ..*self }
+    }
+
+    fn forward(&self, inputs: &[Vec<f32>; 8], [o, last, saved]: &mut [Vec<f32>; 3]) {
+        forward(self, &input(inputs), o, Some(last), saved).unwrap();
+    }
+
+    fn backward(&self, c: &Case<Self>, saved: &[f32], grads: &mut [Vec<f32>; 8]) {
+        let [dq, dk, dv, da, db, da_log, ddt_bias, initial] = grads;
         let grad = Grads { dq, dk, dv, da, db, da_log, ddt_bias, dinitial_state: Some(initial) };
-        backward(&self.s, &self.input(), &saved, &self.d_o, Some(&self.dfinal), grad).unwrap();
-        grads.into()
+        backward(self, &input(&c.inputs), saved, &c.dy, Some(&c.dfinal), grad).unwrap();
     }
 
-    fn wide(&self) -> [Vec<f64>; 8] {
-        self.inputs.each_ref().map(|x| wide(x))
+    fn step(&self, inputs: &[Vec<f32>; 8], state: &mut [f32], o: &mut [f32]) {
+        step(self, &Input { initial_state: None, ..input(inputs) }, state, o).unwrap();
+    }
+
+    fn reference(&self, x: &[Vec<f64>; 8]) -> [Vec<f64>; 2] {
+        let (o, _, last) = reference(self, x);
+        [o, last]
+    }
+
+    fn reference_backward(&self, c: &Case<Self>) -> [Vec<f64>; 8] {
+        reference_backward(c)
     }
 }
 
@@ -108,8 +110,8 @@ fn reference(s: &Shape, x: &[Vec<f64>; 8]) -> (Vec<f64>, Vec<States>, Vec<f64>) 
     (o, states, last)
 }
 
-/// The recurrence in reverse, in the order of [`NAMES`].
-fn reference_backward(c: &Case) -> [Vec<f64>; 8] {
+/// The recurrence in reverse, in the order of the names.
+fn reference_backward(c: &Case<Shape>) -> [Vec<f64>; 8] {
     let (s, x) = (&c.s, c.wide());
     let (key, value, size) = (s.key_size, s.value_size, s.key_size * s.value_size);
     let scale = 1.0 / (key as f64).sqrt();
@@ -123,7 +125,7 @@ fn reference_backward(c: &Case) -> [Vec<f64>; 8] {
             let at = row * s.heads + head;
             let (mut dq, mut dk, mut dbeta) = (vec![0.0; key], vec![0.0; key], 0.0);
             for j in 0..value {
-                let d_o = f64::from(c.d_o[at * value + j]) * scale;
+                let d_o = f64::from(c.dy[at * value + j]) * scale;
                 for i in 0..key {
                     dq[i] += d_o * after[i * value + j];
                     ds[i * value + j] += d_o * t.q[i];
@@ -156,110 +158,26 @@ fn reference_backward(c: &Case) -> [Vec<f64>; 8] {
     grads
 }
 
-/// The oracle's own oracle.
 #[test]
-fn the_reversed_recurrence_is_the_gradient() {
-    let c = case(Sequences::Packed { cu_seqlens: &[0, 2, 7] }, 2, 3, 2);
-    for (i, want) in reference_backward(&c).iter().enumerate() {
-        let have = gradient(&c.inputs[i], |moved| {
-            let mut x = c.wide();
-            x[i] = moved.to_vec();
-            let (o, _, last) = reference(&c.s, &x);
-            inner(&o, &c.d_o) + inner(&last, &c.dfinal)
-        });
-        let have: Vec<f32> = have.iter().map(|&v| v as f32).collect();
-        assert_close(NAMES[i], &have, want);
-    }
-}
-
-#[track_caller]
-fn check(c: &Case) {
-    let (o, _, last) = reference(&c.s, &c.wide());
-    let [have_o, have_last, _] = c.forward();
-    assert_close("o", &have_o, &o);
-    assert_close("final_state", &have_last, &last);
-    for ((name, have), want) in NAMES.iter().zip(c.backward()).zip(reference_backward(c)) {
-        assert_close(&format!("{:?}: d{name}", c.s), &have, &want);
-    }
+fn the_oracle_is_the_gradient() {
+    case(Sequences::Packed { cu_seqlens: &[0, 2, 7] }, 2, 3, 2).the_reversed_recurrence_is_the_gradient();
 }
 
 #[test]
 fn chunks_are_the_recurrence() {
     for len in [1, 2, 16, 17, 63, 64, 65, 130] {
-        check(&case(Sequences::Equal { batch: 2, len }, 2, 4, 6));
+        case(Sequences::Equal { batch: 2, len }, 2, 4, 6).check();
     }
-    check(&case(Sequences::Equal { batch: 1, len: 1000 }, 1, 3, 2));
-    check(&case(Sequences::Equal { batch: 1, len: 100 }, 2, 33, 48));
-    check(&case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 66, 130, 193] }, 2, 5, 3));
+    case(Sequences::Equal { batch: 1, len: 1000 }, 1, 3, 2).check();
+    case(Sequences::Equal { batch: 1, len: 100 }, 2, 33, 48).check();
+    case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 66, 130, 193] }, 2, 5, 3).check();
 }
 
 #[test]
-fn packed_sequences_are_separate_ones() {
-    let c = case(Sequences::Packed { cu_seqlens: &[0, 70, 75] }, 2, 4, 6);
-    let [o, ..] = c.forward();
-    let grads = c.backward();
-    for (seq, rows) in c.s.seqs.spans().enumerate() {
-        let part = |x: &[f32], total: usize, rows: std::ops::Range<usize>| {
-            let width = x.len() / total;
-            x[rows.start * width..rows.end * width].to_vec()
-        };
-        let by_row = |x: &[f32]| part(x, 75, rows.clone());
-        let by_seq = |x: &[f32]| part(x, 2, seq..seq + 1);
-        let select = |x: &[Vec<f32>]| -> [Vec<f32>; 8] {
-            std::array::from_fn(|i| match i {
-                0..5 => by_row(&x[i]),
-                7 => by_seq(&x[i]),
-                _ => x[i].clone(),
-            })
-        };
-        let s = Shape { seqs: Sequences::Equal { batch: 1, len: rows.len() }, ..c.s };
-        let alone = Case { s, inputs: select(&c.inputs), d_o: by_row(&c.d_o), dfinal: by_seq(&c.dfinal) };
-        assert_eq!(alone.forward()[0], by_row(&o));
-        let (want, have) = (select(&grads), alone.backward());
-        // Parameters have gradients by both sequences.
-        for i in [0, 1, 2, 3, 4, 7] {
-            assert_eq!(have[i], want[i], "{}", NAMES[i]);
-        }
-    }
-}
-
-#[test]
-fn a_sequence_in_two_halves_or_token_by_token() {
-    let c = case(Sequences::Equal { batch: 2, len: 70 }, 2, 4, 6);
-    let [o, last, _] = c.forward();
-    let mut state = c.inputs[7].clone();
-    let mut steps = poisoned(o.len());
-    let s = Shape { seqs: Sequences::Equal { batch: 2, len: 1 }, ..c.s };
-    for t in 0..70 {
-        let row = |x: &[f32]| {
-            let width = x.len() / 140;
-            [t, 70 + t].map(|row| x[row * width..(row + 1) * width].to_vec()).concat()
-        };
-        let [q, k, v, a, b] = std::array::from_fn(|i| row(&c.inputs[i]));
-        let input = Input { q: &q, k: &k, v: &v, a: &a, b: &b, initial_state: None, ..c.input() };
-        let mut y = poisoned(2 * 12);
-        step(&s, &input, &mut state, &mut y).unwrap();
-        for (row, y) in [t, 70 + t].into_iter().zip(y.chunks(12)) {
-            steps[row * 12..(row + 1) * 12].copy_from_slice(y);
-        }
-    }
-    assert_close("o", &steps, &wide(&o));
-    assert_close("state", &state, &wide(&last));
-
-    let one = case(Sequences::Equal { batch: 1, len: 70 }, 1, 4, 6);
-    let [o, last, _] = one.forward();
-    let half = |range: std::ops::Range<usize>, initial: &[f32]| {
-        let s = Shape { seqs: Sequences::Equal { batch: 1, len: range.len() }, ..one.s };
-        let part = |x: &[f32]| x[range.start * (x.len() / 70)..range.end * (x.len() / 70)].to_vec();
-        let mut inputs = one.inputs.clone();
-        inputs[..5].iter_mut().for_each(|x| *x = part(x));
-        inputs[7] = initial.to_vec();
-        Case { s, inputs, d_o: part(&one.d_o), dfinal: one.dfinal.clone() }.forward()
-    };
-    let [start, middle, _] = half(0..30, &one.inputs[7]);
-    let [end, halves, _] = half(30..70, &middle);
-    assert_close("o", &[start, end].concat(), &wide(&o));
-    assert_close("final_state", &halves, &wide(&last));
+fn however_the_tokens_are_cut() {
+    case(Sequences::Packed { cu_seqlens: &[0, 70, 75] }, 2, 4, 6).packed_sequences_are_separate_ones();
+    case(Sequences::Equal { batch: 2, len: 70 }, 2, 4, 6).steps_are_the_chunks(70);
+    case(Sequences::Equal { batch: 1, len: 70 }, 1, 4, 6).a_sequence_goes_on_from_its_state(30);
 }
 
 #[test]
@@ -269,46 +187,41 @@ fn extreme_gates_stay_finite() {
         c.inputs[3].iter_mut().step_by(3).for_each(|x| *x = a);
         c.inputs[4].iter_mut().step_by(5).for_each(|x| *x = -a);
         c.inputs[5].fill(a_log);
-        let finite = |x: &[f32]| x.iter().all(|v| v.is_finite());
-        assert!(c.forward().iter().all(|x| finite(x)), "forward, {a:e}");
-        for (name, grad) in NAMES.iter().zip(c.backward()) {
-            assert!(finite(&grad), "d{name}, {a:e}");
-        }
+        c.stays_finite(&format!("{a:e}"));
     }
     // Rows of zeros have no direction.
     let mut c = case(Sequences::Equal { batch: 1, len: 5 }, 1, 4, 6);
     c.inputs[0].fill(0.0);
     c.inputs[1].fill(0.0);
-    check(&c);
+    c.check();
 }
 
 #[test]
 fn strong_decay_in_one_token_keeps_the_others_exact() {
     let mut c = case(Sequences::Equal { batch: 1, len: 64 }, 1, 4, 6);
     c.inputs[3][2] = 3000.0;
-    check(&c);
+    c.check();
 }
 
 #[test]
 fn same_bits_at_any_thread_count() {
-    let c = case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 200] }, 3, 16, 24);
-    assert_same_bits_at_any_thread_count(|| [c.forward().to_vec(), c.backward()].concat());
+    case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 200] }, 3, 16, 24).same_bits_at_any_thread_count();
 }
 
 #[test]
 fn wrong_arguments_are_named() {
     let c = case(Sequences::Equal { batch: 1, len: 3 }, 2, 4, 6);
-    let mut out = [c.d_o.len(), c.s.saved_len()].map(poisoned);
+    let mut out = [c.dy.len(), c.s.saved_len()].map(poisoned);
     let [o, saved] = &mut out;
-    let short = Input { k: &c.inputs[1][1..], ..c.input() };
+    let short = Input { k: &c.inputs[1][1..], ..input(&c.inputs) };
     let message = forward(&c.s, &short, o, None, saved).unwrap_err().to_string();
     let want = "gated_delta_rule: k has 23 elements, expected 24 for shape [rows=3, heads=2, key_size=4]";
     assert_eq!(message, want);
-    let message = forward(&c.s, &c.input(), o, None, &mut saved[1..]).unwrap_err().to_string();
+    let message = forward(&c.s, &input(&c.inputs), o, None, &mut saved[1..]).unwrap_err().to_string();
     assert!(message.contains("saved has 83 elements"), "{message}");
     let empty = Shape { heads: 0, ..c.s };
-    assert!(forward(&empty, &c.input(), o, None, saved).unwrap_err().to_string().contains("heads = 0"));
+    assert!(forward(&empty, &input(&c.inputs), o, None, saved).unwrap_err().to_string().contains("heads = 0"));
     let mut state = poisoned(47);
-    let message = step(&c.s, &c.input(), &mut state, o).unwrap_err().to_string();
+    let message = step(&c.s, &input(&c.inputs), &mut state, o).unwrap_err().to_string();
     assert!(message.starts_with("gated_delta_rule step: "), "{message}");
 }

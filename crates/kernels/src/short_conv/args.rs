@@ -1,12 +1,12 @@
 //! What a caller passes in and gets back.
 
-/// The sizes of one call. `batch * len` is the number of tokens; the tokens of a batch are the rows of every operand.
+use crate::Sequences;
+
+/// The sizes of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// B, at least 1. Must be 1 with `cu_seqlens`.
-    pub batch: usize,
-    /// T, tokens per batch element, at least 1.
-    pub len: usize,
+pub struct Shape<'a> {
+    /// The sequences, whose N tokens are the rows of every operand. Packed ones may be empty.
+    pub seqs: Sequences<'a>,
     /// D, channels, at least 1.
     pub d: usize,
     /// W, taps, 1 to [`MAX_WIDTH`](super::MAX_WIDTH).
@@ -72,7 +72,7 @@ pub enum Filter<'a> {
     },
     /// One filter per token and head of `head_size` neighbouring channels.
     HeadWise {
-        /// `[B, T, H, W]`, W innermost, H = D / head_size: rows of H * W.
+        /// `[N, H, W]`, W innermost, H = D / head_size: rows of H * W.
         weight: Rows<'a>,
         /// Channels that share a filter; divides D.
         head_size: usize,
@@ -81,7 +81,7 @@ pub enum Filter<'a> {
     },
     /// Taps z U, of rank R, one filter per token and channel.
     LowRank {
-        /// `[B, T, R]`: rows of R.
+        /// `[N, R]`: rows of R.
         z: Rows<'a>,
         /// `[R, W * D]`, tap-major: tap k of channel d is column `k * D + d`.
         u: &'a [f32],
@@ -114,14 +114,14 @@ pub enum FilterGrad<'a> {
     },
     /// Of [`Filter::HeadWise`].
     HeadWise {
-        /// `[B, T, H, W]`.
+        /// `[N, H, W]`.
         dweight: RowsMut<'a>,
         /// `[W, D]`.
         dstatic_w: Option<&'a mut [f32]>,
     },
     /// Of [`Filter::LowRank`].
     LowRank {
-        /// `[B, T, R]`.
+        /// `[N, R]`.
         dz: RowsMut<'a>,
         /// `[R, W * D]`.
         du: &'a mut [f32],
@@ -133,14 +133,10 @@ pub enum FilterGrad<'a> {
 /// The operands of [`forward`](super::forward) and [`backward`](super::backward).
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
-    /// `[B, T, D]`.
+    /// `[N, D]`.
     pub x: Rows<'a>,
     /// The taps.
     pub filter: Filter<'a>,
-    /// Packed sequences: S + 1 offsets, the first 0, the last T, never decreasing (an empty sequence is allowed).
-    /// Sequence s is the tokens `cu_seqlens[s]..cu_seqlens[s + 1]`; nothing crosses a border. Without it each batch
-    /// element is a sequence and S = B.
-    pub cu_seqlens: Option<&'a [usize]>,
     /// `[S, W - 1, D]`: the inputs before each sequence's first token, oldest first. Zeros if absent.
     pub initial_state: Option<&'a [f32]>,
 }
@@ -148,7 +144,7 @@ pub struct Input<'a> {
 /// The results of [`forward`](super::forward).
 #[derive(Debug)]
 pub struct Output<'a> {
-    /// `[B, T, D]`.
+    /// `[N, D]`.
     pub y: RowsMut<'a>,
     /// `[S, W - 1, D]`: each sequence's last W - 1 inputs, oldest first, those of its initial state included where it
     /// is shorter: the `initial_state` of what follows.
@@ -158,7 +154,7 @@ pub struct Output<'a> {
 /// The gradients that [`backward`](super::backward) starts from.
 #[derive(Debug, Clone, Copy)]
 pub struct OutputGrad<'a> {
-    /// `[B, T, D]`.
+    /// `[N, D]`.
     pub dy: Rows<'a>,
     /// `[S, W - 1, D]`; zeros if absent.
     pub dfinal_state: Option<&'a [f32]>,
@@ -167,7 +163,7 @@ pub struct OutputGrad<'a> {
 /// The gradients that [`backward`](super::backward) computes.
 #[derive(Debug)]
 pub struct InputGrad<'a> {
-    /// `[B, T, D]`.
+    /// `[N, D]`.
     pub dx: RowsMut<'a>,
     /// Of the taps.
     pub filter: FilterGrad<'a>,

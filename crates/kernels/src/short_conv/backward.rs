@@ -45,13 +45,12 @@ pub(super) fn backward(plan: &Plan, output: OutputGrad, grad: InputGrad) {
     let mut du_part = du_parts.chunks_exact_mut((rank * taps).max(1));
     let mut dstatic_part = dstatic_parts.chunks_exact_mut(taps);
     let mut dinitial = grad.dinitial_state;
-    let sequences = plan.bounds.len() - 1;
+    let sequences = plan.seqs.count();
     let mut first_sequence = 0;
     let mut list = Vec::with_capacity(tasks);
     for (i, dx) in plan.split(grad.dx, plan.d, step).into_iter().enumerate() {
         let tokens = i * step..((i + 1) * step).min(plan.tokens);
-        let starting = plan.bounds[..sequences].partition_point(|&start| start < tokens.end);
-        let end_sequence = if i + 1 == tasks { sequences } else { starting };
+        let end_sequence = if i + 1 == tasks { sequences } else { plan.seqs.starting_before(tokens.end) };
         let dinitial_state = dinitial.take().map(|state| {
             let (head, tail) = state.split_at_mut((end_sequence - first_sequence) * (plan.width - 1) * plan.d);
             dinitial = Some(tail);
@@ -231,7 +230,7 @@ impl BackwardTask<'_> {
             return;
         };
         for (i, sequence) in self.sequences.clone().enumerate() {
-            let (start, end) = (plan.bounds[sequence], plan.bounds[sequence + 1]);
+            let Range { start, end } = plan.seqs.span(sequence);
             // Empty sequences after the last token belong to the last block.
             let here = block.tokens.contains(&start) || (block.newest && start == block.tokens.end);
             if !here {

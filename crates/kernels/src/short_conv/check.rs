@@ -2,29 +2,24 @@
 
 use super::args::{Filter, FilterGrad, Input, InputGrad, Output, OutputGrad, Shape};
 use super::{MAX_RANK, MAX_WIDTH};
-use crate::check;
 use crate::error::{Error, Result};
+use crate::{Sequences, check};
 
 /// The checker of one op's arguments.
-pub(super) struct Check {
+pub(super) struct Check<'a> {
     op: &'static str,
-    shape: Shape,
-    tokens: usize,
-    sequences: usize,
+    shape: Shape<'a>,
 }
 
-impl Check {
+impl<'a> Check<'a> {
     /// Checks the shape and the input.
-    pub(super) fn input(op: &'static str, shape: Shape, input: &Input) -> Result<Self> {
-        let Shape { batch, len, d, width } = shape;
+    pub(super) fn input(op: &'static str, shape: Shape<'a>, input: &Input) -> Result<Self> {
+        let Shape { seqs, d, width } = shape;
+        seqs.check_with_empty(op)?;
         let range = |name, found, max, remedy| check::range(op, name, found, max, remedy);
-        range("batch", batch, usize::MAX, "pass at least one sequence")?;
-        range("len", len, usize::MAX, "pass at least one token per sequence")?;
         range("d", d, usize::MAX, "pass at least one channel")?;
         range("width", width, MAX_WIDTH, "use a narrower filter")?;
-        let mut check = Self { op, shape, tokens: 0, sequences: 0 };
-        check.tokens = check.product(&[batch, len])?;
-        check.sequences = check.sequences(input.cu_seqlens)?;
+        let check = Self { op, shape };
         check.rows("x", input.x.data.len(), input.x.stride, d)?;
         match input.filter {
             Filter::Static { w } => check.size("w", w.len(), &[width, d])?,
@@ -54,11 +49,11 @@ impl Check {
 
     /// Checks the state that `step` reads and writes.
     pub(super) fn step_state(&self, state: &[f32]) -> Result<()> {
-        if self.shape.len != 1 {
-            let what = format!("len = {}", self.shape.len);
-            return Err(Error::Argument { op: self.op, what, remedy: "a step takes one token per sequence: len = 1" });
+        if matches!(self.shape.seqs, Sequences::Equal { len: 1, .. }) {
+            return self.state("state", Some(state.len()));
         }
-        self.state("state", Some(state.len()))
+        let what = format!("shape {}", self.words());
+        Err(Error::Argument { op: self.op, what, remedy: "a step takes one token per sequence: Equal with len = 1" })
     }
 
     /// Checks what `backward` reads and writes beside the input.
@@ -99,28 +94,6 @@ impl Check {
         self.optional("dstatic_w", dstatic_w.map(<[f32]>::len), &[self.shape.width, self.shape.d])
     }
 
-    /// The number of sequences.
-    fn sequences(&self, cu_seqlens: Option<&[usize]>) -> Result<usize> {
-        let Some(bounds) = cu_seqlens else {
-            return Ok(self.shape.batch);
-        };
-        let fail = |what, remedy| Err(Error::Argument { op: self.op, what, remedy });
-        if self.shape.batch != 1 {
-            let what = format!("cu_seqlens with batch = {}", self.shape.batch);
-            return fail(what, "pack the sequences in one batch element");
-        }
-        if bounds.len() < 2 || bounds[0] != 0 || bounds[bounds.len() - 1] != self.shape.len {
-            let what =
-                format!("cu_seqlens has {} entries, from {:?} to {:?}", bounds.len(), bounds.first(), bounds.last());
-            return fail(what, "start it at 0 and end it at len");
-        }
-        if let Some(i) = bounds.windows(2).position(|pair| pair[1] < pair[0]) {
-            let what = format!("cu_seqlens falls from {} to {} at entry {}", bounds[i], bounds[i + 1], i + 1);
-            return fail(what, "list the offsets in ascending order");
-        }
-        Ok(bounds.len() - 1)
-    }
-
     fn product(&self, factors: &[usize]) -> Result<usize> {
         factors.iter().try_fold(1usize, |product, &factor| product.checked_mul(factor)).ok_or_else(|| Error::Argument {
             op: self.op,
@@ -142,7 +115,7 @@ impl Check {
     }
 
     fn state(&self, name: &'static str, found: Option<usize>) -> Result<()> {
-        self.optional(name, found, &[self.sequences, self.shape.width - 1, self.shape.d])
+        self.optional(name, found, &[self.shape.seqs.count(), self.shape.width - 1, self.shape.d])
     }
 
     /// One row per token, each of `columns` elements, `stride` apart.
@@ -154,7 +127,7 @@ impl Check {
                 remedy: "pass a stride of at least the row width",
             });
         }
-        let expected = self.product(&[self.tokens - 1, stride])?.saturating_add(columns);
+        let expected = self.product(&[self.shape.seqs.rows() - 1, stride])?.saturating_add(columns);
         if found >= expected {
             return Ok(());
         }
@@ -162,7 +135,10 @@ impl Check {
     }
 
     fn words(&self) -> String {
-        let Shape { batch, len, d, width } = self.shape;
-        format!("[B={batch}, T={len}, D={d}, W={width}]")
+        let Shape { seqs, d, width } = self.shape;
+        match seqs {
+            Sequences::Equal { batch, len } => format!("[B={batch}, T={len}, D={d}, W={width}]"),
+            Sequences::Packed { .. } => format!("[S={}, N={}, D={d}, W={width}]", seqs.count(), seqs.rows()),
+        }
     }
 }

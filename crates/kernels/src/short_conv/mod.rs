@@ -9,13 +9,13 @@
 //! low-rank    taps[t, k, d] = sum_r z[t, r] * u[r, k * D + d] + static_w[k, d]
 //! ```
 //!
-//! Shapes: x, y `[B, T, D]`; w, static_w `[W, D]`; weight `[B, T, H, W]` with H = D / head_size; z `[B, T, R]`;
-//! u `[R, W * D]`; states `[S, W - 1, D]`, oldest input first, for S sequences. All are row-major `f32`. x, weight, z,
+//! Shapes, for S sequences of N tokens in all: x, y `[N, D]`; w, static_w `[W, D]`; weight `[N, H, W]` with H = D /
+//! head_size; z `[N, R]`; u `[R, W * D]`; states `[S, W - 1, D]`, oldest input first. All are row-major `f32`. x, weight, z,
 //! y and their gradients may be columns of wider buffers ([`Rows`]). Low-rank taps are never stored for more than a
 //! few tokens.
 //!
-//! [`forward`] computes y, [`backward`] all gradients, [`step`] one token of each of B sequences. Sequences may be
-//! packed ([`Input::cu_seqlens`]) and continued ([`Input::initial_state`], [`Output::final_state`]).
+//! [`forward`] computes y, [`backward`] all gradients, [`step`] one token of each sequence. Sequences may be packed
+//! ([`Sequences`](crate::Sequences)) and continued ([`Input::initial_state`], [`Output::final_state`]).
 //!
 //! Every output is overwritten. An argument that does not fit is an [`Error`](crate::Error), never a panic. Bits do
 //! not depend on the number of threads or on the vector instructions of the machine; y and dx of a sequence do not
@@ -29,15 +29,15 @@
 //! Source: arXiv 2606.03825 and its released kernels, whose layouts and tap order these are.
 //!
 //! ```
+//! use kernels::Sequences;
 //! use kernels::short_conv::{Filter, Input, Options, Output, Rows, RowsMut, Shape, forward};
 //!
-//! let shape = Shape { batch: 1, len: 3, d: 2, width: 2 };
+//! let shape = Shape { seqs: Sequences::Equal { batch: 1, len: 3 }, d: 2, width: 2 };
 //! let x = [1.0, 10.0, 2.0, 20.0, 3.0, 30.0];
 //! let w = [1.0, 1.0, 0.5, -1.0];
 //! let input = Input {
 //!     x: Rows::packed(&x, 2),
 //!     filter: Filter::Static { w: &w },
-//!     cu_seqlens: None,
 //!     initial_state: None,
 //! };
 //! let mut y = [0.0; 6];
@@ -92,10 +92,10 @@ pub fn backward(shape: Shape, options: Options, input: &Input, output: OutputGra
     Ok(())
 }
 
-/// One token of each of B sequences, `shape.len` = 1: writes y `[B, D]` and moves `state`, `[B, W - 1, D]`, on by the
-/// token. The bits are those of [`forward`] over the whole sequences.
+/// One token of each of B sequences, equal ones of length 1: writes y `[B, D]` and moves `state`, `[B, W - 1, D]`, on by
+/// the token. The bits are those of [`forward`] over the whole sequences.
 pub fn step(shape: Shape, options: Options, x: Rows, filter: Filter, state: &mut [f32], y: RowsMut) -> Result<()> {
-    let input = Input { x, filter, cu_seqlens: None, initial_state: None };
+    let input = Input { x, filter, initial_state: None };
     let check = Check::input("short_conv::step", shape, &input)?;
     check.step_state(state)?;
     let output = Output { y, final_state: None };

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::MAX_WIDTH;
 use super::args::{Filter, Input, Options, Rows, RowsMut, Shape};
+use crate::Sequences;
 
 /// Tokens whose products with U are kept in registers together, and whose rows stay in the first-level cache, where
 /// the rows of more would displace each other.
@@ -37,39 +38,34 @@ pub(super) struct Place {
 pub(super) struct Plan<'a> {
     /// The machine's widest vectors.
     pub(super) arch: Arch,
+    pub(super) seqs: Sequences<'a>,
     pub(super) tokens: usize,
     pub(super) d: usize,
     pub(super) width: usize,
     pub(super) options: Options,
     pub(super) x: Rows<'a>,
     pub(super) filter: Filter<'a>,
-    /// Sequence s is the tokens `bounds[s]..bounds[s + 1]`.
-    pub(super) bounds: Vec<usize>,
     pub(super) places: Vec<Place>,
     initial_state: Option<&'a [f32]>,
     zeros: Vec<f32>,
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(shape: Shape, options: Options, input: &Input<'a>) -> Self {
-        let bounds = match input.cu_seqlens {
-            Some(bounds) => bounds.to_vec(),
-            None => (0..=shape.batch).map(|b| b * shape.len).collect(),
-        };
-        let mut places = Vec::with_capacity(shape.batch * shape.len);
-        for (sequence, bound) in bounds.windows(2).enumerate() {
-            let len = bound[1] - bound[0];
+    pub(super) fn new(shape: Shape<'a>, options: Options, input: &Input<'a>) -> Self {
+        let mut places = Vec::with_capacity(shape.seqs.rows());
+        for (sequence, span) in shape.seqs.spans().enumerate() {
+            let len = span.len();
             places.extend((0..len).map(|before| Place { sequence, before, left: len - before }));
         }
         Self {
             arch: Arch::new(),
-            tokens: shape.batch * shape.len,
+            seqs: shape.seqs,
+            tokens: shape.seqs.rows(),
             d: shape.d,
             width: shape.width,
             options,
             x: input.x,
             filter: input.filter,
-            bounds,
             places,
             initial_state: input.initial_state,
             zeros: vec![0.0; shape.d],
@@ -118,7 +114,7 @@ impl<'a> Plan<'a> {
             return;
         }
         for (sequence, state) in state.chunks_exact_mut((self.width - 1) * self.d).enumerate() {
-            let (start, end) = (self.bounds[sequence], self.bounds[sequence + 1]);
+            let Range { start, end } = self.seqs.span(sequence);
             for (j, row) in state.chunks_exact_mut(self.d).enumerate() {
                 // The row's position, counted from W - 1 before the sequence's first token.
                 let position = end - start + j;

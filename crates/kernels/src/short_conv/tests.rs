@@ -4,6 +4,7 @@ use pulp::Arch;
 
 use super::plan::Plan;
 use super::{Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape};
+use crate::Sequences;
 
 fn values(seed: usize, len: usize) -> Vec<f32> {
     (0..len).map(|i| (((i + seed) * 7919 + i * i * 31) % 2003) as f32 / 1001.0 - 1.0).collect()
@@ -18,7 +19,7 @@ fn archs() -> Vec<Arch> {
 
 /// Every result of one call, as bits.
 fn run(arch: Arch, d: usize, width: usize, options: Options, kind: usize) -> Vec<u32> {
-    let shape = Shape { batch: 1, len: 37, d, width };
+    let shape = Shape { seqs: Sequences::Packed { cu_seqlens: &[0, 20, 37] }, d, width };
     let (x, dy, static_w, rank) = (values(1, 37 * d), values(2, 37 * d), values(3, width * d), 5);
     let head_size = if d.is_multiple_of(16) { 16 } else { d };
     let columns = if kind == 2 { rank } else { d / head_size * width };
@@ -29,7 +30,7 @@ fn run(arch: Arch, d: usize, width: usize, options: Options, kind: usize) -> Vec
         1 => Filter::HeadWise { weight: dynamic, head_size, static_w: Some(&static_w) },
         _ => Filter::LowRank { z: dynamic, u: &u, rank, static_w: Some(&static_w) },
     };
-    let input = Input { x: Rows::packed(&x, d), filter, cu_seqlens: Some(&[0, 20, 37]), initial_state: None };
+    let input = Input { x: Rows::packed(&x, d), filter, initial_state: None };
     let mut plan = Plan::new(shape, options, &input);
     plan.arch = arch;
 

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Input, Shape, Task};
-use crate::decay::CHUNK;
+use crate::decay::{CHUNK, Decay, chunks};
 use crate::gemm::{Mat, MatMut, Threads, gemm};
 use crate::shared::Shared;
 use crate::simd::vectorized;
@@ -33,7 +33,6 @@ pub fn forward(
 impl Task {
     fn forward(&self, s: &Shape, input: &Input, y: &Shared, final_state: Option<&Shared>, saved: &Shared) {
         let (size, states, cols, heads) = (s.head_size, s.state_size, self.cols(s), self.heads.len());
-        let (width, bc_width, one) = (s.width(), s.groups * states, Threads::One);
         // SAFETY: this tile's part of the kept states, which no other task touches.
         let state = |chunk: usize| unsafe { saved.slice(self.saved(s, chunk).start, states * cols) };
         let first_state = state(0);
@@ -49,69 +48,10 @@ impl Task {
         let mut decays = Vec::with_capacity(heads);
         let lens = [heads * CHUNK, most * cols, most * CHUNK, most * CHUNK, states * cols];
         scratch::with(lens, |[dt, xdt, products, pairs, last]| {
-            for (chunk, first) in (0..self.rows.len()).step_by(CHUNK).enumerate() {
-                let n = CHUNK.min(self.rows.len() - first);
-                let row = self.rows.start + first;
+            for (chunk, row, n) in chunks(&self.rows) {
                 self.gates(s, input, row, n, dt, &mut decays);
-                let bc_start = row * bc_width + self.group * states;
-                let b = Mat::strided(&input.b[bc_start..], n, states, bc_width);
-                let c = Mat::strided(&input.c[bc_start..], n, states, bc_width);
-                let before = state(chunk);
-                let start = row * width + self.heads.start * size;
-                // SAFETY: this tile's columns of the chunk's rows, which no other task touches; so below.
-                let y_rows = unsafe { y.mat(start, n, cols, width) };
-                gemm(one, y_rows, Store::Overwrite, 1.0, c, Mat::new(before, states, cols));
-                gemm(one, MatMut::strided(products, n, n, CHUNK), Store::Overwrite, 1.0, c, b.t());
-
-                for (i, decay) in decays.iter().enumerate() {
-                    let d = input.d[self.heads.start + i];
-                    decay.pairs(pairs);
-                    vectorized(
-                        #[inline(always)]
-                        || {
-                            for t in 0..n {
-                                for (p, x) in pairs[t * CHUNK..][..n].iter_mut().zip(&products[t * CHUNK..][..n]) {
-                                    *p *= x;
-                                }
-                                let x = &input.x[start + t * width + i * size..][..size];
-                                // SAFETY: as above.
-                                let y = unsafe { y.slice(start + t * width + i * size, size) };
-                                let (dt, decay) = (dt[i * CHUNK + t], decay.from_start[t]);
-                                let xdt = &mut xdt[t * cols + i * size..][..size];
-                                for ((y, xdt), x) in y.iter_mut().zip(xdt).zip(x) {
-                                    *y = decay * *y + d * x;
-                                    *xdt = dt * x;
-                                }
-                            }
-                        },
-                    );
-                    let xdt = Mat::strided(&xdt[i * size..], n, size, cols);
-                    // SAFETY: as above.
-                    let y = unsafe { y.mat(start + i * size, n, size, width) };
-                    gemm(one, y, Store::Accumulate, 1.0, Mat::strided(pairs, n, n, CHUNK), xdt);
-                }
-
-                let after = if first + n < self.rows.len() { state(chunk + 1) } else { &mut *last };
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for (after, before) in after.chunks_exact_mut(cols).zip(before.chunks_exact(cols)) {
-                            for (i, decay) in decays.iter().enumerate() {
-                                let head = i * size..(i + 1) * size;
-                                for (after, before) in after[head.clone()].iter_mut().zip(&before[head]) {
-                                    *after = decay.whole * before;
-                                }
-                            }
-                        }
-                        for (t, row) in xdt.chunks_exact_mut(cols).take(n).enumerate() {
-                            for (head, decay) in row.chunks_exact_mut(size).zip(&decays) {
-                                head.iter_mut().for_each(|x| *x *= decay.to_end[t]);
-                            }
-                        }
-                    },
-                );
-                let xdt = Mat::new(&xdt[..n * cols], n, cols);
-                gemm(one, MatMut::new(after, states, cols), Store::Accumulate, 1.0, b.t(), xdt);
+                let after = if row + n < self.rows.end { state(chunk + 1) } else { &mut *last };
+                self.forward_chunk(s, input, row, n, state(chunk), after, &decays, [dt, xdt, products, pairs], y);
             }
             if let Some(final_state) = final_state {
                 for (to, from) in self.state_rows(s) {
@@ -120,5 +60,78 @@ impl Task {
                 }
             }
         });
+    }
+    /// y of the chunk's `n` rows from `row` on, and the state after them.
+    fn forward_chunk(
+        &self,
+        s: &Shape,
+        input: &Input,
+        row: usize,
+        n: usize,
+        before: &[f32],
+        after: &mut [f32],
+        decays: &[Decay],
+        [dt, xdt, products, pairs]: [&mut [f32]; 4],
+        y: &Shared,
+    ) {
+        let (size, states, cols) = (s.head_size, s.state_size, self.cols(s));
+        let (width, bc_width, one) = (s.width(), s.groups * states, Threads::One);
+        let bc_start = row * bc_width + self.group * states;
+        let b = Mat::strided(&input.b[bc_start..], n, states, bc_width);
+        let c = Mat::strided(&input.c[bc_start..], n, states, bc_width);
+        let start = row * width + self.heads.start * size;
+        // SAFETY: this tile's columns of the chunk's rows, which no other task touches; so below.
+        let y_rows = unsafe { y.mat(start, n, cols, width) };
+        gemm(one, y_rows, Store::Overwrite, 1.0, c, Mat::new(before, states, cols));
+        gemm(one, MatMut::strided(products, n, n, CHUNK), Store::Overwrite, 1.0, c, b.t());
+
+        for (i, decay) in decays.iter().enumerate() {
+            let d = input.d[self.heads.start + i];
+            decay.pairs(pairs);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for t in 0..n {
+                        for (p, x) in pairs[t * CHUNK..][..n].iter_mut().zip(&products[t * CHUNK..][..n]) {
+                            *p *= x;
+                        }
+                        let x = &input.x[start + t * width + i * size..][..size];
+                        // SAFETY: as above.
+                        let y = unsafe { y.slice(start + t * width + i * size, size) };
+                        let (dt, decay) = (dt[i * CHUNK + t], decay.from_start[t]);
+                        let xdt = &mut xdt[t * cols + i * size..][..size];
+                        for ((y, xdt), x) in y.iter_mut().zip(xdt).zip(x) {
+                            *y = decay * *y + d * x;
+                            *xdt = dt * x;
+                        }
+                    }
+                },
+            );
+            let xdt = Mat::strided(&xdt[i * size..], n, size, cols);
+            // SAFETY: as above.
+            let y = unsafe { y.mat(start + i * size, n, size, width) };
+            gemm(one, y, Store::Accumulate, 1.0, Mat::strided(pairs, n, n, CHUNK), xdt);
+        }
+
+        vectorized(
+            #[inline(always)]
+            || {
+                for (after, before) in after.chunks_exact_mut(cols).zip(before.chunks_exact(cols)) {
+                    for (i, decay) in decays.iter().enumerate() {
+                        let head = i * size..(i + 1) * size;
+                        for (after, before) in after[head.clone()].iter_mut().zip(&before[head]) {
+                            *after = decay.whole * before;
+                        }
+                    }
+                }
+                for (t, row) in xdt.chunks_exact_mut(cols).take(n).enumerate() {
+                    for (head, decay) in row.chunks_exact_mut(size).zip(decays) {
+                        head.iter_mut().for_each(|x| *x *= decay.to_end[t]);
+                    }
+                }
+            },
+        );
+        let xdt = Mat::new(&xdt[..n * cols], n, cols);
+        gemm(one, MatMut::new(after, states, cols), Store::Accumulate, 1.0, b.t(), xdt);
     }
 }

@@ -98,26 +98,22 @@ impl Shape<'_> {
         self.check_state(op, "initial_state", input.initial_state.map(<[f32]>::len))
     }
 
-    fn check_all(op: &'static str, found: &[(&'static str, usize)], dims: &[(&str, usize)]) -> Result<()> {
-        found.iter().try_for_each(|&(name, len)| check::size(op, name, len, dims))
-    }
-
     fn check_x(&self, op: &'static str, found: &[(&'static str, usize)]) -> Result<()> {
         let dims = [("rows", self.seqs.rows()), ("heads", self.heads), ("head_size", self.head_size)];
-        Self::check_all(op, found, &dims)
+        check::sizes(op, found, &dims)
     }
 
     fn check_bc(&self, op: &'static str, found: &[(&'static str, usize)]) -> Result<()> {
         let dims = [("rows", self.seqs.rows()), ("groups", self.groups), ("state_size", self.state_size)];
-        Self::check_all(op, found, &dims)
+        check::sizes(op, found, &dims)
     }
 
     fn check_dt(&self, op: &'static str, found: &[(&'static str, usize)]) -> Result<()> {
-        Self::check_all(op, found, &[("rows", self.seqs.rows()), ("heads", self.heads)])
+        check::sizes(op, found, &[("rows", self.seqs.rows()), ("heads", self.heads)])
     }
 
     fn check_heads(&self, op: &'static str, found: &[(&'static str, usize)]) -> Result<()> {
-        Self::check_all(op, found, &[("heads", self.heads)])
+        check::sizes(op, found, &[("heads", self.heads)])
     }
 
     fn check_state(&self, op: &'static str, name: &'static str, found: Option<usize>) -> Result<()> {

@@ -1,53 +1,55 @@
 use super::*;
+use crate::testing::recurrence::{Case, Recurrence};
 use crate::testing::*;
 
-/// x, b, c, dt, a_log, dt_bias, d, initial_state.
-const NAMES: [&str; 8] = ["x", "b", "c", "dt", "a_log", "dt_bias", "d", "initial_state"];
-
-struct Case<'a> {
-    s: Shape<'a>,
-    inputs: [Vec<f32>; 8],
-    dy: Vec<f32>,
-    dfinal: Vec<f32>,
-}
-
-fn case(seqs: Sequences, heads: usize, groups: usize, head_size: usize, state_size: usize) -> Case {
+fn case(seqs: Sequences, heads: usize, groups: usize, head_size: usize, state_size: usize) -> Case<Shape> {
     let s = Shape { seqs, heads, head_size, groups, state_size };
     let (x, bc) = (seqs.rows() * heads * head_size, seqs.rows() * groups * state_size);
-    let mut seed = 0;
-    let inputs = [x, bc, bc, seqs.rows() * heads, heads, heads, heads, s.state_len()].map(|len| {
-        seed += 1;
-        random(len, seed)
-    });
-    Case { s, inputs, dy: random(x, 9), dfinal: random(s.state_len(), 10) }
+    Case::new(s, [x, bc, bc, seqs.rows() * heads, heads, heads, heads, s.state_len()], x)
 }
 
-impl Case<'_> {
-    fn input(&self) -> Input<'_> {
-        let [x, b, c, dt, a_log, dt_bias, d, initial_state] = &self.inputs;
-        Input { x, b, c, dt, a_log, dt_bias, d, initial_state: Some(initial_state) }
+fn input(inputs: &[Vec<f32>; 8]) -> Input<'_> {
+    let [x, b, c, dt, a_log, dt_bias, d, initial_state] = inputs;
+    Input { x, b, c, dt, a_log, dt_bias, d, initial_state: Some(initial_state) }
+}
+
+impl Recurrence for Shape<'_> {
+    const NAMES: [&'static str; 8] = ["x", "b", "c", "dt", "a_log", "dt_bias", "d", "initial_state"];
+    const BY_ROW: usize = 4;
+
+    fn seqs(&self) -> Sequences<'_> {
+        self.seqs
     }
 
-    /// y, the final states, what is kept.
-    fn forward(&self) -> [Vec<f32>; 3] {
-        let mut out = [self.dy.len(), self.dfinal.len(), self.s.saved_len()].map(poisoned);
-        let [y, last, saved] = &mut out;
-        forward(&self.s, &self.input(), y, Some(last), saved).unwrap();
-        out
+    fn saved_len(&self) -> usize {
+        self.saved_len()
     }
 
-    /// In the order of [`NAMES`].
-    fn backward(&self) -> Vec<Vec<f32>> {
-        let [_, _, saved] = self.forward();
-        let mut grads = self.inputs.each_ref().map(|x| poisoned(x.len()));
-        let [dx, db, dc, ddt, da_log, ddt_bias, dd, initial] = &mut grads;
+    fn of_equal(&self, batch: usize, len: usize) -> Self {
+        Self { seqs: Sequences::Equal { batch, len }, ..*self }
+    }
+
+    fn forward(&self, inputs: &[Vec<f32>; 8], [y, last, saved]: &mut [Vec<f32>; 3]) {
+        forward(self, &input(inputs), y, Some(last), saved).unwrap();
+    }
+
+    fn backward(&self, c: &Case<Self>, saved: &[f32], grads: &mut [Vec<f32>; 8]) {
+        let [dx, db, dc, ddt, da_log, ddt_bias, dd, initial] = grads;
         let grad = Grads { dx, db, dc, ddt, da_log, ddt_bias, dd, dinitial_state: Some(initial) };
-        backward(&self.s, &self.input(), &saved, &self.dy, Some(&self.dfinal), grad).unwrap();
-        grads.into()
+        backward(self, &input(&c.inputs), saved, &c.dy, Some(&c.dfinal), grad).unwrap();
     }
 
-    fn wide(&self) -> [Vec<f64>; 8] {
-        self.inputs.each_ref().map(|x| wide(x))
+    fn step(&self, inputs: &[Vec<f32>; 8], state: &mut [f32], y: &mut [f32]) {
+        step(self, &Input { initial_state: None, ..input(inputs) }, state, y).unwrap();
+    }
+
+    fn reference(&self, x: &[Vec<f64>; 8]) -> [Vec<f64>; 2] {
+        let (y, _, last) = reference(self, x);
+        [y, last]
+    }
+
+    fn reference_backward(&self, c: &Case<Self>) -> [Vec<f64>; 8] {
+        reference_backward(c)
     }
 }
 
@@ -89,8 +91,8 @@ fn reference(s: &Shape, x: &[Vec<f64>; 8]) -> (Vec<f64>, Vec<Vec<Vec<f64>>>, Vec
     (y, seen, last)
 }
 
-/// The recurrence in reverse, in the order of [`NAMES`].
-fn reference_backward(c: &Case) -> [Vec<f64>; 8] {
+/// The recurrence in reverse, in the order of the names.
+fn reference_backward(c: &Case<Shape>) -> [Vec<f64>; 8] {
     let (s, x) = (&c.s, c.wide());
     let (size, states) = (s.head_size, s.state_size);
     let (_, seen, _) = reference(s, &x);
@@ -130,98 +132,29 @@ fn reference_backward(c: &Case) -> [Vec<f64>; 8] {
     grads
 }
 
-/// The oracle's own oracle.
 #[test]
-fn the_reversed_recurrence_is_the_gradient() {
-    let c = case(Sequences::Packed { cu_seqlens: &[0, 2, 7] }, 4, 2, 2, 3);
-    for (i, want) in reference_backward(&c).iter().enumerate() {
-        let have = gradient(&c.inputs[i], |moved| {
-            let mut x = c.wide();
-            x[i] = moved.to_vec();
-            let (y, _, last) = reference(&c.s, &x);
-            inner(&y, &c.dy) + inner(&last, &c.dfinal)
-        });
-        let have: Vec<f32> = have.iter().map(|&v| v as f32).collect();
-        assert_close(NAMES[i], &have, want);
-    }
-}
-
-#[track_caller]
-fn check(c: &Case) {
-    let (y, _, last) = reference(&c.s, &c.wide());
-    let [have_y, have_last, _] = c.forward();
-    assert_close("y", &have_y, &y);
-    assert_close("final_state", &have_last, &last);
-    for ((name, have), want) in NAMES.iter().zip(c.backward()).zip(reference_backward(c)) {
-        assert_close(&format!("{:?}: d{name}", c.s), &have, &want);
-    }
+fn the_oracle_is_the_gradient() {
+    case(Sequences::Packed { cu_seqlens: &[0, 2, 7] }, 4, 2, 2, 3).the_reversed_recurrence_is_the_gradient();
 }
 
 #[test]
 fn chunks_are_the_recurrence() {
     for len in [1, 2, 16, 17, 63, 64, 65, 130] {
-        check(&case(Sequences::Equal { batch: 2, len }, 4, 2, 3, 5));
+        case(Sequences::Equal { batch: 2, len }, 4, 2, 3, 5).check();
     }
-    check(&case(Sequences::Equal { batch: 1, len: 1000 }, 2, 1, 2, 3));
-    check(&case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 66, 130, 193] }, 2, 1, 5, 3));
+    case(Sequences::Equal { batch: 1, len: 1000 }, 2, 1, 2, 3).check();
+    case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 66, 130, 193] }, 2, 1, 5, 3).check();
     // Three tiles in a group, the last one smaller.
     let wide = case(Sequences::Equal { batch: 1, len: 70 }, 10, 2, 200, 20);
     assert_eq!((wide.s.tile_heads(), wide.s.tiles()), (2, 3));
-    check(&wide);
+    wide.check();
 }
 
 #[test]
-fn packed_sequences_are_separate_ones() {
-    let c = case(Sequences::Packed { cu_seqlens: &[0, 70, 75] }, 4, 2, 3, 5);
-    let [y, ..] = c.forward();
-    let grads = c.backward();
-    for (seq, rows) in c.s.seqs.spans().enumerate() {
-        let part = |x: &[f32], total: usize, rows: std::ops::Range<usize>| {
-            let width = x.len() / total;
-            x[rows.start * width..rows.end * width].to_vec()
-        };
-        let by_row = |x: &[f32]| part(x, 75, rows.clone());
-        let by_seq = |x: &[f32]| part(x, 2, seq..seq + 1);
-        let select = |x: &[Vec<f32>]| -> [Vec<f32>; 8] {
-            std::array::from_fn(|i| match i {
-                0..4 => by_row(&x[i]),
-                7 => by_seq(&x[i]),
-                _ => x[i].clone(),
-            })
-        };
-        let s = Shape { seqs: Sequences::Equal { batch: 1, len: rows.len() }, ..c.s };
-        let alone = Case { s, inputs: select(&c.inputs), dy: by_row(&c.dy), dfinal: by_seq(&c.dfinal) };
-        assert_eq!(alone.forward()[0], by_row(&y));
-        let (want, have) = (select(&grads), alone.backward());
-        // Parameters have gradients by both sequences.
-        for i in [0, 1, 2, 3, 7] {
-            assert_eq!(have[i], want[i], "{}", NAMES[i]);
-        }
-    }
-}
-
-#[test]
-fn a_sequence_token_by_token() {
-    let c = case(Sequences::Equal { batch: 2, len: 70 }, 4, 2, 3, 5);
-    let [y, last, _] = c.forward();
-    let mut state = c.inputs[7].clone();
-    let mut steps = poisoned(y.len());
-    let s = Shape { seqs: Sequences::Equal { batch: 2, len: 1 }, ..c.s };
-    for t in 0..70 {
-        let row = |x: &[f32]| {
-            let width = x.len() / 140;
-            [t, 70 + t].map(|row| x[row * width..(row + 1) * width].to_vec()).concat()
-        };
-        let [x, b, cc, dt] = std::array::from_fn(|i| row(&c.inputs[i]));
-        let input = Input { x: &x, b: &b, c: &cc, dt: &dt, initial_state: None, ..c.input() };
-        let mut out = poisoned(2 * 12);
-        step(&s, &input, &mut state, &mut out).unwrap();
-        for (row, out) in [t, 70 + t].into_iter().zip(out.chunks(12)) {
-            steps[row * 12..(row + 1) * 12].copy_from_slice(out);
-        }
-    }
-    assert_close("y", &steps, &wide(&y));
-    assert_close("state", &state, &wide(&last));
+fn however_the_tokens_are_cut() {
+    case(Sequences::Packed { cu_seqlens: &[0, 70, 75] }, 4, 2, 3, 5).packed_sequences_are_separate_ones();
+    case(Sequences::Equal { batch: 2, len: 70 }, 4, 2, 3, 5).steps_are_the_chunks(70);
+    case(Sequences::Equal { batch: 1, len: 70 }, 4, 2, 3, 5).a_sequence_goes_on_from_its_state(30);
 }
 
 #[test]
@@ -230,11 +163,7 @@ fn extreme_gates_stay_finite() {
         let mut c = case(Sequences::Equal { batch: 1, len: 70 }, 2, 1, 4, 6);
         c.inputs[3].iter_mut().step_by(3).for_each(|x| *x = dt);
         c.inputs[4].fill(a_log);
-        let finite = |x: &[f32]| x.iter().all(|v| v.is_finite());
-        assert!(c.forward().iter().all(|x| finite(x)), "forward, {dt:e}");
-        for (name, grad) in NAMES.iter().zip(c.backward()) {
-            assert!(finite(&grad), "d{name}, {dt:e}");
-        }
+        c.stays_finite(&format!("{dt:e}"));
     }
 }
 
@@ -244,13 +173,12 @@ fn strong_decay_in_one_token_keeps_the_others_exact() {
     c.inputs[3][2] = 3000.0;
     // Its own step would drown the others' in every norm.
     c.inputs[0][2 * 4..3 * 4].fill(1e-4);
-    check(&c);
+    c.check();
 }
 
 #[test]
 fn same_bits_at_any_thread_count() {
-    let c = case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 200] }, 6, 2, 200, 24);
-    assert_same_bits_at_any_thread_count(|| [c.forward().to_vec(), c.backward()].concat());
+    case(Sequences::Packed { cu_seqlens: &[0, 1, 65, 200] }, 6, 2, 200, 24).same_bits_at_any_thread_count();
 }
 
 #[test]
@@ -258,14 +186,14 @@ fn wrong_arguments_are_named() {
     let c = case(Sequences::Equal { batch: 1, len: 3 }, 4, 2, 3, 5);
     let mut out = [c.dy.len(), c.s.saved_len()].map(poisoned);
     let [y, saved] = &mut out;
-    let short = Input { b: &c.inputs[1][1..], ..c.input() };
+    let short = Input { b: &c.inputs[1][1..], ..input(&c.inputs) };
     let message = forward(&c.s, &short, y, None, saved).unwrap_err().to_string();
     assert_eq!(message, "ssd: b has 29 elements, expected 30 for shape [rows=3, groups=2, state_size=5]");
-    let message = forward(&Shape { groups: 3, ..c.s }, &c.input(), y, None, saved).unwrap_err().to_string();
+    let message = forward(&Shape { groups: 3, ..c.s }, &input(&c.inputs), y, None, saved).unwrap_err().to_string();
     assert!(message.contains("groups = 3 does not divide heads = 4"), "{message}");
-    let message = forward(&c.s, &c.input(), y, None, &mut saved[1..]).unwrap_err().to_string();
+    let message = forward(&c.s, &input(&c.inputs), y, None, &mut saved[1..]).unwrap_err().to_string();
     assert!(message.contains("saved has 59 elements"), "{message}");
     let mut state = poisoned(59);
-    let message = step(&c.s, &c.input(), &mut state, y).unwrap_err().to_string();
+    let message = step(&c.s, &input(&c.inputs), &mut state, y).unwrap_err().to_string();
     assert!(message.starts_with("ssd step: "), "{message}");
 }

@@ -1,14 +1,15 @@
 //! Malformed arguments: the message names the op, the argument, the values and the remedy.
 
+use kernels::Sequences;
 use kernels::short_conv::{Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape};
 use kernels::short_conv::{backward, forward, step};
 
 /// The error of a forward of x `[2, 3, 4]`, W = 2, with one thing changed.
 fn forward_error(change: impl FnOnce(&mut Shape, &mut Input)) -> String {
     let (x, w) = ([0.0; 24], [0.0; 8]);
-    let mut shape = Shape { batch: 2, len: 3, d: 4, width: 2 };
+    let mut shape = Shape { seqs: Sequences::Equal { batch: 2, len: 3 }, d: 4, width: 2 };
     let filter = Filter::Static { w: &w };
-    let mut input = Input { x: Rows::packed(&x, 4), filter, cu_seqlens: None, initial_state: None };
+    let mut input = Input { x: Rows::packed(&x, 4), filter, initial_state: None };
     change(&mut shape, &mut input);
     let mut y = [0.0; 24];
     let output = Output { y: RowsMut::packed(&mut y, 4), final_state: None };
@@ -25,16 +26,15 @@ fn forward_refuses() {
             "short_conv::forward: width = 9 is out of range 1 to 8; use a narrower filter",
         ),
         (
-            forward_error(|shape, _| shape.len = 0),
-            "short_conv::forward: len = 0 is out of range 1 and up; pass at least one token per sequence",
+            forward_error(|shape, _| shape.seqs = Sequences::Equal { batch: 2, len: 0 }),
+            "short_conv::forward: len = 0 is out of range 1..; give every dimension at least one element",
         ),
         (
-            forward_error(|shape, _| shape.batch = usize::MAX),
-            "short_conv::forward: the size [18446744073709551615, 3] overflows for shape \
-             [B=18446744073709551615, T=3, D=4, W=2]; pass smaller dimensions",
+            forward_error(|shape, _| shape.seqs = Sequences::Equal { batch: usize::MAX, len: 3 }),
+            "short_conv::forward: batch = 18446744073709551615 times len = 3 overflows; pass smaller dimensions",
         ),
         (
-            forward_error(|shape, _| shape.len = 4),
+            forward_error(|shape, _| shape.seqs = Sequences::Equal { batch: 2, len: 4 }),
             "short_conv::forward: x has 24 elements, expected 32 for shape [B=2, T=4, D=4, W=2]",
         ),
         (
@@ -66,22 +66,17 @@ fn forward_refuses() {
             "short_conv::forward: u has 1000 elements, expected 16 for shape [B=2, T=3, D=4, W=2]",
         ),
         (
-            forward_error(|_, input| input.cu_seqlens = Some(&[0, 6])),
-            "short_conv::forward: cu_seqlens with batch = 2; pack the sequences in one batch element",
+            forward_error(|shape, _| shape.seqs = Sequences::Packed { cu_seqlens: &[0, 4, 4, 7] }),
+            "short_conv::forward: x has 24 elements, expected 28 for shape [S=3, N=7, D=4, W=2]",
         ),
         (
-            forward_error(|shape, input| {
-                (shape.batch, shape.len) = (1, 6);
-                input.cu_seqlens = Some(&[0, 4, 3, 6]);
-            }),
-            "short_conv::forward: cu_seqlens falls from 4 to 3 at entry 2; list the offsets in ascending order",
+            forward_error(|shape, _| shape.seqs = Sequences::Packed { cu_seqlens: &[0, 4, 3, 6] }),
+            "short_conv::forward: cu_seqlens goes from 4 to 3 at entry 2; list the offsets in ascending order",
         ),
         (
-            forward_error(|shape, input| {
-                (shape.batch, shape.len) = (1, 6);
-                input.cu_seqlens = Some(&[0, 4, 7]);
-            }),
-            "short_conv::forward: cu_seqlens has 3 entries, from Some(0) to Some(7); start it at 0 and end it at len",
+            forward_error(|shape, _| shape.seqs = Sequences::Packed { cu_seqlens: &[1, 6] }),
+            "short_conv::forward: cu_seqlens runs from 1 to 6; start it at 0 and end it at the number \
+             of rows",
         ),
         (
             forward_error(|_, input| input.initial_state = Some(&ZEROS)),
@@ -96,9 +91,9 @@ fn forward_refuses() {
 #[test]
 fn backward_refuses_a_gradient_that_does_not_fit_the_filter() {
     let (x, w, z) = ([0.0; 6], [0.0; 4], [0.0; 3]);
-    let shape = Shape { batch: 1, len: 3, d: 2, width: 2 };
+    let shape = Shape { seqs: Sequences::Equal { batch: 1, len: 3 }, d: 2, width: 2 };
     let error = |filter, grad| {
-        let input = Input { x: Rows::packed(&x, 2), filter, cu_seqlens: None, initial_state: None };
+        let input = Input { x: Rows::packed(&x, 2), filter, initial_state: None };
         let mut dx = [0.0; 6];
         let grad = InputGrad { dx: RowsMut::packed(&mut dx, 2), filter: grad, dinitial_state: None };
         let output = OutputGrad { dy: Rows::packed(&x, 2), dfinal_state: None };
@@ -123,11 +118,14 @@ fn step_refuses_more_than_one_token() {
     let (x, w) = ([0.0; 6], [0.0; 4]);
     let (mut state, mut y) = ([0.0; 2], [0.0; 6]);
     let error = |len, state: &mut [f32], y: &mut [f32]| {
-        let shape = Shape { batch: 1, len, d: 2, width: 2 };
+        let shape = Shape { seqs: Sequences::Equal { batch: 1, len }, d: 2, width: 2 };
         let (x, y) = (Rows::packed(&x, 2), RowsMut::packed(y, 2));
         step(shape, Options::default(), x, Filter::Static { w: &w }, state, y).expect_err("an error").to_string()
     };
-    assert_eq!(error(3, &mut state, &mut y), "short_conv::step: len = 3; a step takes one token per sequence: len = 1");
+    assert_eq!(
+        error(3, &mut state, &mut y),
+        "short_conv::step: shape [B=1, T=3, D=2, W=2]; a step takes one token per sequence: Equal with len = 1"
+    );
     assert_eq!(
         error(1, &mut state[..1], &mut y),
         "short_conv::step: state has 1 elements, expected 2 for shape [B=1, T=1, D=2, W=2]"

@@ -1,5 +1,6 @@
 //! Properties that hold bit for bit.
 
+use kernels::Sequences;
 use kernels::short_conv::{Filter, Options, Rows, RowsMut, Shape, step};
 
 use crate::problem::{Kind, Spec, Tensors, check_same, find, operands, ours, random};
@@ -17,11 +18,11 @@ fn set(tensors: &mut Tensors<f32>, name: &str, change: impl FnOnce(&mut Vec<f32>
 /// The rows of one sequence out of all operands of a packed problem.
 fn part(spec: &Spec, all: &Tensors<f32>, sequence: usize) -> (Spec, Tensors<f32>) {
     let bounds = spec.bounds();
-    let (tokens, d) = (bounds[sequence]..bounds[sequence + 1], spec.shape.d);
-    let state = (spec.shape.width - 1) * d;
+    let (tokens, d) = (bounds[sequence]..bounds[sequence + 1], spec.d);
+    let state = (spec.width - 1) * d;
     let mut alone = spec.clone();
     alone.cu_seqlens = None;
-    alone.shape.len = tokens.len();
+    alone.len = tokens.len();
     let rows = |v: &[f32], columns: usize| v[tokens.start * columns..tokens.end * columns].to_vec();
     let take = |(name, v): &(&'static str, Vec<f32>)| {
         let values = match *name {
@@ -141,7 +142,7 @@ fn steps_equal_the_whole() {
             spec.options = Options { residual: true, silu: batch == 3 };
             let operands = operands(&spec);
             let whole = run(&spec, &operands);
-            let (d, columns) = (spec.shape.d, spec.columns());
+            let (d, columns) = (spec.d, spec.columns());
             let mut state = find(&operands, "initial_state").to_vec();
             for t in 0..9 {
                 // Row b of step t is token b * 9 + t: the stride reaches from one batch element to the next.
@@ -160,7 +161,7 @@ fn steps_equal_the_whole() {
                 };
                 let mut y = vec![f32::NAN; batch * d];
                 let x = Rows { data: rows("x", d), stride: 9 * d };
-                let shape = Shape { len: 1, ..spec.shape };
+                let shape = Shape { seqs: Sequences::Equal { batch, len: 1 }, ..spec.shape() };
                 step(shape, spec.options, x, filter, &mut state, RowsMut::packed(&mut y, d)).expect("valid arguments");
                 let expected: Vec<f32> =
                     (0..batch).flat_map(|b| find(&whole, "y")[(b * 9 + t) * d..][..d].to_vec()).collect();

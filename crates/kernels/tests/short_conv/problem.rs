@@ -1,5 +1,6 @@
 //! A random problem, our answers to it and the comparison of answers.
 
+use kernels::Sequences;
 use kernels::short_conv::{
     self, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape,
 };
@@ -17,7 +18,10 @@ pub(crate) enum Kind {
 /// What a problem is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Spec {
-    pub(crate) shape: Shape,
+    pub(crate) batch: usize,
+    pub(crate) len: usize,
+    pub(crate) d: usize,
+    pub(crate) width: usize,
     pub(crate) kind: Kind,
     pub(crate) with_static: bool,
     pub(crate) options: Options,
@@ -34,7 +38,10 @@ pub(crate) struct Spec {
 impl Spec {
     pub(crate) fn new(kind: Kind, batch: usize, len: usize, d: usize, width: usize) -> Self {
         Self {
-            shape: Shape { batch, len, d, width },
+            batch,
+            len,
+            d,
+            width,
             kind,
             with_static: true,
             options: Options::default(),
@@ -47,24 +54,31 @@ impl Spec {
     }
 
     pub(crate) fn tokens(&self) -> usize {
-        self.shape.batch * self.shape.len
+        self.batch * self.len
+    }
+
+    pub(crate) fn shape(&self) -> Shape<'_> {
+        let seqs = match &self.cu_seqlens {
+            Some(cu_seqlens) => Sequences::Packed { cu_seqlens },
+            None => Sequences::Equal { batch: self.batch, len: self.len },
+        };
+        Shape { seqs, d: self.d, width: self.width }
     }
 
     /// Bounds of the sequences among the tokens.
     pub(crate) fn bounds(&self) -> Vec<usize> {
-        let Shape { batch, len, .. } = self.shape;
-        self.cu_seqlens.clone().unwrap_or_else(|| (0..=batch).map(|b| b * len).collect())
+        self.cu_seqlens.clone().unwrap_or_else(|| (0..=self.batch).map(|b| b * self.len).collect())
     }
 
     pub(crate) fn state_len(&self) -> usize {
-        (self.bounds().len() - 1) * (self.shape.width - 1) * self.shape.d
+        (self.bounds().len() - 1) * (self.width - 1) * self.d
     }
 
     /// Columns of a row of weight or z.
     pub(crate) fn columns(&self) -> usize {
         match self.kind {
             Kind::Static => 0,
-            Kind::HeadWise(size) => self.shape.d / size * self.shape.width,
+            Kind::HeadWise(size) => self.d / size * self.width,
             Kind::LowRank(rank) => rank,
         }
     }
@@ -91,8 +105,8 @@ pub(crate) fn random(seed: u64, len: usize) -> Vec<f32> {
 /// The operands of a spec, without gaps: x, dy and, where the spec has them, w, weight, z, u, static_w, initial_state,
 /// dfinal_state.
 pub(crate) fn operands(spec: &Spec) -> Tensors<f32> {
-    let (n, taps) = (spec.tokens(), spec.shape.width * spec.shape.d);
-    let mut list = vec![("x", n * spec.shape.d), ("dy", n * spec.shape.d)];
+    let (n, taps) = (spec.tokens(), spec.width * spec.d);
+    let mut list = vec![("x", n * spec.d), ("dy", n * spec.d)];
     match spec.kind {
         Kind::Static => list.push(("w", taps)),
         Kind::HeadWise(_) => list.push(("weight", n * spec.columns())),
@@ -134,7 +148,7 @@ fn gathered(data: &[f32], columns: usize, gap: usize) -> Vec<f32> {
 
 /// Runs `forward` and `backward` on outputs poisoned with NaN.
 pub(crate) fn ours(spec: &Spec, operands: &Tensors<f32>) -> kernels::Result<Tensors<f32>> {
-    let (shape, options, n, d) = (spec.shape, spec.options, spec.tokens(), spec.shape.d);
+    let (shape, options, n, d) = (spec.shape(), spec.options, spec.tokens(), spec.d);
     let optional = |name: &str| operands.iter().find(|(n, _)| *n == name).map(|(_, v)| &v[..]);
     let get = |name: &str| find(operands, name);
     let stride = |columns| columns + spec.gap;
@@ -154,12 +168,7 @@ pub(crate) fn ours(spec: &Spec, operands: &Tensors<f32>) -> kernels::Result<Tens
         Kind::HeadWise(head_size) => Filter::HeadWise { weight: rows, head_size, static_w },
         Kind::LowRank(rank) => Filter::LowRank { z: rows, u: get("u"), rank, static_w },
     };
-    let input = Input {
-        x: Rows { data: &x, stride: stride(d) },
-        filter,
-        cu_seqlens: spec.cu_seqlens.as_deref(),
-        initial_state: optional("initial_state"),
-    };
+    let input = Input { x: Rows { data: &x, stride: stride(d) }, filter, initial_state: optional("initial_state") };
 
     let (mut y, mut final_state) = (nan_rows(d), vec![f32::NAN; spec.state_len()]);
     let output = Output { y: RowsMut { data: &mut y, stride: stride(d) }, final_state: Some(&mut final_state) };

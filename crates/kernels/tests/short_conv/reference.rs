@@ -4,7 +4,7 @@ use crate::problem::{Kind, Spec, Tensors, find};
 
 /// The taps of every token, `[B * T, W, D]`.
 fn taps(spec: &Spec, operands: &Tensors<f64>) -> Vec<f64> {
-    let (d, width) = (spec.shape.d, spec.shape.width);
+    let (d, width) = (spec.d, spec.width);
     let static_w = operands.iter().find(|(name, _)| *name == "static_w").map(|(_, w)| w);
     let mut taps = vec![0.0; spec.tokens() * width * d];
     for t in 0..spec.tokens() {
@@ -27,7 +27,7 @@ fn taps(spec: &Spec, operands: &Tensors<f64>) -> Vec<f64> {
 
 /// Each sequence's inputs with its W - 1 earlier ones before them, `[W - 1 + len, D]`.
 fn padded(spec: &Spec, operands: &Tensors<f64>) -> Vec<Vec<f64>> {
-    let (d, state) = (spec.shape.d, (spec.shape.width - 1) * spec.shape.d);
+    let (d, state) = (spec.d, (spec.width - 1) * spec.d);
     let x = find(operands, "x");
     let initial = |s: usize| match operands.iter().find(|(name, _)| *name == "initial_state") {
         Some((_, initial)) => initial[s * state..][..state].to_vec(),
@@ -44,7 +44,7 @@ fn sigmoid(v: f64) -> f64 {
 
 /// The sums over the taps, `[B * T, D]`.
 fn sums(spec: &Spec, taps: &[f64], padded: &[Vec<f64>]) -> Vec<f64> {
-    let (d, width) = (spec.shape.d, spec.shape.width);
+    let (d, width) = (spec.d, spec.width);
     let mut sums = vec![0.0; spec.tokens() * d];
     for (s, bound) in spec.bounds().windows(2).enumerate() {
         for t in bound[0]..bound[1] {
@@ -62,7 +62,7 @@ fn sums(spec: &Spec, taps: &[f64], padded: &[Vec<f64>]) -> Vec<f64> {
 /// y and the final state.
 pub(crate) fn forward(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
     let padded = padded(spec, operands);
-    let state = (spec.shape.width - 1) * spec.shape.d;
+    let state = (spec.width - 1) * spec.d;
     let sums = sums(spec, &taps(spec, operands), &padded);
     let act = |v: f64| if spec.options.silu { v * sigmoid(v) } else { v };
     let residual = if spec.options.residual { 1.0 } else { 0.0 };
@@ -73,7 +73,7 @@ pub(crate) fn forward(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
 
 /// `forward` and all gradients, by the names and in the order of `problem::ours`.
 pub(crate) fn all(spec: &Spec, operands: &Tensors<f64>) -> Tensors<f64> {
-    let (d, width, n) = (spec.shape.d, spec.shape.width, spec.tokens());
+    let (d, width, n) = (spec.d, spec.width, spec.tokens());
     let state = (width - 1) * d;
     let (taps, padded) = (taps(spec, operands), padded(spec, operands));
     let dy = find(operands, "dy");

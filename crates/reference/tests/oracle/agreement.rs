@@ -5,7 +5,7 @@ use model::Transformer;
 use reference::DfdxBackend;
 
 use crate::common::{VOCAB, distance, norm, random_batch, random_state, rounding, variants, wide, wider};
-use crate::op_tapes::op_tapes;
+use crate::op_tapes::{op_tapes, recurrent_tapes};
 
 /// Relative distance allowed per tensor.
 const TOLERANCE: f64 = 1e-5;
@@ -69,6 +69,13 @@ fn dfdx_f32_models() {
 #[test]
 fn cpu_ops() {
     for (name, tape, batch) in op_tapes() {
+        check(&mut CpuBackend::new(), &name, &tape, &batch, 1.0);
+    }
+}
+
+#[test]
+fn cpu_recurrences_across_chunks() {
+    for (name, tape, batch) in recurrent_tapes() {
         check(&mut CpuBackend::new(), &name, &tape, &batch, 1.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Decoding gives the full pass, token by token.
+//! Decoding gives the full pass, token by token and after a prompt.
 
 use backend::{Backend, CpuBackend, Decoder, Params};
 
@@ -6,7 +6,7 @@ use crate::common::{VOCAB, distance, norm, random_batch, random_state, rounding,
 use model::{Positions, Transformer};
 
 #[test]
-fn every_variant_token_by_token() {
+fn every_variant_after_a_prompt_and_token_by_token() {
     const ROWS: usize = 2;
     const LEN: usize = 20;
     for (name, model) in variants() {
@@ -18,9 +18,11 @@ fn every_variant_token_by_token() {
         let want = wide(&cpu.read(tape.logits().unwrap()).unwrap());
 
         let mut decoder = Decoder::new(model.record(ROWS, 1).unwrap(), state.params).unwrap();
-        // The second time round shows that a restart forgets.
-        for round in 0..2 {
-            for t in 0..LEN {
+        // Tokens of the prompt; the second time round shows that a restart forgets.
+        for prompt in [0, 0, 1, 13] {
+            let first: Vec<u32> = batch.ids.chunks(LEN).flat_map(|row| &row[..prompt]).copied().collect();
+            decoder.prefill(&first).unwrap();
+            for t in prompt..LEN {
                 let ids: Vec<u32> = (0..ROWS).map(|row| batch.ids[row * LEN + t]).collect();
                 let have = wide(decoder.step(&ids).unwrap());
                 for (row, have) in have.chunks(VOCAB).enumerate() {
@@ -28,7 +30,7 @@ fn every_variant_token_by_token() {
                     let apart = distance(have, want) / norm(want);
                     assert!(
                         apart <= 2e-6 * rounding(&model),
-                        "{name}: round {round}, row {row}, token {t}: {apart:.1e} apart"
+                        "{name}: prompt of {prompt}, row {row}, token {t}: {apart:.1e} apart"
                     );
                 }
             }
@@ -56,4 +58,14 @@ fn what_does_not_fit_is_refused() {
         assert_eq!(step(&[id]), Ok(VOCAB));
     }
     assert!(step(&[0]).unwrap_err().contains("token 3 is past the 3 learned positions"));
+
+    let prompt = |decoder: &mut Decoder, ids: &[u32]| decoder.prefill(ids).map_err(|e| e.to_string());
+    assert_eq!(prompt(&mut decoder, &[0]).unwrap_err(), "batch: a prompt after 3 tokens; restart the decoder first");
+    decoder.restart();
+    assert!(prompt(&mut decoder, &[0, VOCAB as u32]).unwrap_err().contains("id 11"));
+    assert!(prompt(&mut decoder, &[0; 4]).unwrap_err().contains("tokens of a sequence = 4"));
+    prompt(&mut decoder, &[0; 3]).unwrap();
+    assert_eq!(decoder.position(), 3);
+    let mut two = Decoder::new(model.record(2, 1).unwrap(), params(0)).unwrap();
+    assert!(prompt(&mut two, &[0; 3]).unwrap_err().contains("3 ids for 2 sequences"));
 }

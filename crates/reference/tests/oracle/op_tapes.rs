@@ -7,11 +7,25 @@ use crate::common::random_batch;
 /// Columns of the values; also the vocabulary.
 const D: usize = 8;
 
+/// Rows, their length and their borders.
+type Rows = (usize, usize, Option<Vec<usize>>);
+
 /// Named tapes with a batch each, of two rows and of one row that holds three sequences.
 pub(crate) fn op_tapes() -> Vec<(String, Tape, Batch)> {
+    tapes(ops(), &[(2, 3, None), (1, 6, Some(vec![0, 1, 3, 6]))])
+}
+
+/// The recurrences on rows about as long as the chunks that kernels cut them into, and much longer.
+pub(crate) fn recurrent_tapes() -> Vec<(String, Tape, Batch)> {
+    let mut recurrent = ops();
+    recurrent.retain(|(name, _)| name.starts_with("gated_delta_rule") || name.starts_with("ssd"));
+    tapes(recurrent, &[(1, 64, None), (1, 65, None), (1, 1000, None), (1, 194, Some(vec![0, 64, 65, 194]))])
+}
+
+fn tapes(ops: Vec<(String, Build)>, rows: &[Rows]) -> Vec<(String, Tape, Batch)> {
     let mut all = Vec::new();
-    for (name, build) in ops() {
-        for (batch, len, borders) in [(2, 3, None), (1, 6, Some(vec![0, 1, 3, 6]))] {
+    for (name, build) in ops {
+        for (batch, len, borders) in rows.iter().cloned() {
             let mut tape = Tape::new(batch, len).unwrap();
             let table = param(&mut tape, "table", &[D, D]);
             let x = tape.embedding(table).unwrap();

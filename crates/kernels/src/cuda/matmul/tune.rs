@@ -1,6 +1,7 @@
 //! Which of the library's proposals is fastest: how `choices.csv` was made.
 
-use super::{Key, Matmul};
+use super::Matmul;
+use super::plan::Key;
 use crate::cuda::graph::Moment;
 use crate::cuda::{CudaError, CudaResult, Device, Dtype, Memory, Tensor};
 

@@ -137,8 +137,7 @@ fn of_run(id: &str, seed: u64, row: &Row, corpus: &Corpus, outcome: &Outcome) ->
     for (name, metric) in [("initial_loss", train::Metric::Loss), ("initial_grad_norm", train::Metric::GradNorm)] {
         points.extend(log.series(metric).next().map(|(step, value)| point(step, name, value)));
     }
-    let step_flops = 3.0 * row.model.record(row.train.batch, row.data.context)?.flops();
-    points.push(point(*last, "flops", step_flops * *last as f64));
+    points.push(point(*last, "flops", row.training_flops(*last)?));
     points.extend(tokens_per_second.map(|rate| point(*last, "tokens_per_s", rate)));
     let tokens = *last as f64 * (row.train.batch * row.data.context) as f64;
     points.extend(tokens_per_second.map(|rate| point(*last, "train_s", tokens / rate)));

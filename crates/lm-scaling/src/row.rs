@@ -37,6 +37,14 @@ pub enum WithoutData {
 }
 
 impl Row {
+    /// Operations of so many training steps, see [`backend::Tape::flops`]: a step is its forward pass times 3.
+    ///
+    /// # Errors
+    /// If the model's sizes do not fit.
+    pub fn training_flops(&self, steps: u64) -> Result<f64> {
+        Ok(3.0 * self.model.record(self.train.batch, self.data.context)?.flops() * steps as f64)
+    }
+
     /// Checks the row without training it, reading its text or allocating its parameters.
     ///
     /// # Errors

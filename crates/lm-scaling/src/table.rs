@@ -1,13 +1,14 @@
 //! An item of the paper whose rows are language models, as a reproduce binary runs it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 
 use cli::{Device as Host, DeviceArg, Experiment, Facts, RowContext};
 use report::measured::Metric;
 use train::{Device, Options, Teller};
 
-use crate::{Probe, Row, held_out, measure};
+use crate::{Probe, Row, WithoutData, held_out, measure};
 
 /// An item and its plan. Of what [`measure()`] gives it keeps the metrics that the item lists.
 #[derive(Debug)]
@@ -67,6 +68,12 @@ impl Experiment for Table {
                 Err(cli::Error::config(message).hint(format!("add it to paper/{}.toml", self.item)))
             }
         }
+    }
+
+    fn flops(&self, row: &toml::Table, data: Option<&Path>) -> Option<f64> {
+        let row = cli::parse::<Row>(row).ok()?;
+        let counted = row.without_data == WithoutData::Count && !row.data.is_at_hand(data);
+        if counted { None } else { row.training_flops(row.train.steps).ok() }
     }
 
     fn facts(&self, device: &Host) -> Facts {

@@ -92,14 +92,14 @@ fn line(work: &[Work], rates: Option<&Rates>, device: &Device, scale: &str) -> O
 fn rough(device: &Device) -> f64 {
     match device.kind.as_str() {
         "cuda" => 5e13,
-        "cpu" => 1e10 * device.threads as f64,
+        "cpu" => 3e10 * device.threads as f64,
         _ => 1e9 * device.threads as f64,
     }
 }
 
-/// `204 TFLOP/s`, `12 GFLOP/s`.
+/// `204.1 TFLOP/s`, `12.3 GFLOP/s`.
 fn per_second(rate: f64) -> String {
-    if rate < 1e12 { format!("{:.2} GFLOP/s", rate / 1e9) } else { format!("{:.1} TFLOP/s", rate / 1e12) }
+    if rate < 1e12 { format!("{:.1} GFLOP/s", rate / 1e9) } else { format!("{:.1} TFLOP/s", rate / 1e12) }
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
     fn without_a_record_the_guess_says_so() {
         assert_eq!(
             line(&[work("a", 1, 1e12)], None, &device("cpu", "c"), "smoke").unwrap(),
-            "very roughly 50 s: 1 run, 1.0e12 FLOP, at a guessed 20.00 GFLOP/s; nothing is recorded for scale smoke on cpu"
+            "very roughly 17 s: 1 run, 1.0e12 FLOP, at a guessed 60.0 GFLOP/s; nothing is recorded for scale smoke on cpu"
         );
         assert_eq!(line(&[], None, &device("cpu", "c"), "smoke"), None);
     }

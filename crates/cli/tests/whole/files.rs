@@ -111,7 +111,7 @@ fn what_a_run_costs_is_said_before_it_starts() {
     assert!(!run(GOOD, "").contains("FLOP"), "nothing is trained");
     let plan = &GOOD.replace("seeds = 3", "seeds = 3\nflops = 1e10\nwait_s = 0.01");
     let said = run(plan, "--threads 2");
-    let guess = "very roughly 6.0 s: 12 runs, 1.2e11 FLOP, at a guessed 20.00 GFLOP/s; nothing is recorded for scale";
+    let guess = "very roughly 2.0 s: 12 runs, 1.2e11 FLOP, at a guessed 60.0 GFLOP/s; nothing is recorded for scale";
     assert!(said.find(guess).unwrap() < said.find("[1/4]").unwrap(), "{said}");
     assert!(!run(plan, "--resume").contains("FLOP"), "all is done");
     assert!(run(plan, "--rows varkey.none,varkey.static").contains(": 6 runs, 6.0e10 FLOP"));

@@ -1,7 +1,8 @@
 //! Text as tokens: readers, tokenizers, shards, and rows to train and evaluate on.
 //!
 //! [`TextConfig`] names a text and how it is cut; [`TextConfig::open`] checks its files and gives a [`Corpus`], whose
-//! rows are a pure function of (seed, position). [`prepare()`] turns text files into checked shards beforehand.
+//! rows are a pure function of (seed, position). [`prepare()`] turns text files into checked shards beforehand;
+//! [`questions()`] reads what a trained model is asked.
 //!
 //! ```
 //! use data::text::TextConfig;

@@ -55,7 +55,7 @@ pub(super) fn load(
     for (stem, metric) in DOMAINS {
         let Some(path) = held_out_file(folder, stem, "txt") else {
             let path = folder.join(stem).with_extension("txt.xz");
-            left_out.push(format!("without {metric}: there is no {}", path.display()));
+            left_out.push(format!("without {metric} and {MEAN}: there is no {}", path.display()));
             continue;
         };
         let text = excerpt(&path, BYTES)?;

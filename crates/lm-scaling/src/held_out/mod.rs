@@ -79,10 +79,13 @@ impl Texts {
         let Self { domains, exams, sha256, left_out } = &mut texts;
         let mut sha256 = |file, sum| drop(sha256.insert(file, sum));
         for &probe in &row.probe {
-            if probe == HeldOut::Domains {
-                domains.extend(domains::load(&data.join("domains"), &tokenizer, context, &mut sha256, left_out)?);
+            let folder = data.join(if probe == HeldOut::Domains { "domains" } else { "eval" });
+            if !folder.is_dir() {
+                left_out.push(format!("without {}: there is no {}", probe.metrics().join(", "), folder.display()));
+            } else if probe == HeldOut::Domains {
+                domains.extend(domains::load(&folder, &tokenizer, context, &mut sha256, left_out)?);
             } else {
-                exams.extend(exams::load(probe, &data.join("eval"), &tokenizer, context, &mut sha256, left_out)?);
+                exams.extend(exams::load(probe, &folder, &tokenizer, context, &mut sha256, left_out)?);
             }
         }
         Ok(texts)

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use backend::{Backend, CpuBackend, Decoder, Params, State};
 use serde_json::{Value, json};
+use train::Device;
 
 use super::likelihood::{Likelihood, Sequence, likelihoods, shape};
 use super::*;
@@ -58,7 +59,7 @@ fn near(found: f64, want: f64) -> bool {
     (found - want).abs() <= 1e-5 * want.abs()
 }
 
-/// What fills a row up changes nothing, for attention as for a recurrence.
+/// What fills a row up changes nothing, for attention as for a recurrence, nor for the reference.
 #[test]
 fn padded_rows_score_as_token_by_token() {
     let mamba = json!({ "mamba-2": { "heads": 2, "intermediate": 16, "state_size": 4 } });
@@ -71,10 +72,17 @@ fn padded_rows_score_as_token_by_token() {
         let record = |batch, len| row.model.record(batch, len);
         let want: Vec<Likelihood> = sequences.iter().map(|sequence| naive(&row, &params, sequence)).collect();
         assert!(want.iter().all(|w| (w.nats / 11f64.ln() - 1.0).abs() > 0.01), "not even: {want:?}");
-        for shape in [shape(&sequences, 72, 24), [2, 30], [5, 24]] {
-            let found = likelihoods(&record, &mut backend(&params), &sequences, shape).unwrap();
+        let devices = [Device::Cpu, Device::Dfdx];
+        let shapes = [shape(&sequences, 72, 24), [2, 30], [5, 24]];
+        for (device, shape) in devices.iter().flat_map(|device| shapes.map(|shape| (device, shape))) {
+            let mut backend = device.backend().unwrap();
+            backend.load(State::new(params.clone())).unwrap();
+            let found = likelihoods(&record, &mut *backend, &sequences, shape).unwrap();
             for (found, want) in found.iter().zip(&want) {
-                assert!(near(found.nats, want.nats) && found.greedy == want.greedy, "{shape:?}: {found:?} {want:?}");
+                assert!(
+                    near(found.nats, want.nats) && found.greedy == want.greedy,
+                    "{device:?} {shape:?}: {found:?} {want:?}"
+                );
             }
         }
     }
@@ -137,6 +145,7 @@ fn bits_per_byte_by_hand() {
     let nats: f64 = windows.map(|ids| naive(&row, &params, &Sequence { ids, from: 1 }).nats).sum();
     assert!(near(found["bpb_c4"], nats / (2f64.ln() * TEXT.len() as f64)), "{found:?}");
     assert_eq!((found.len(), texts.left_out.len()), (1, 6), "no mean of a part: {:?}", texts.left_out);
+    assert!(texts.left_out[0].starts_with("without bpb_medquad and bpb_domains: there is no "));
     assert!(texts.sha256.contains_key("domains/c4.txt"));
 }
 

@@ -25,6 +25,12 @@ pub trait Experiment {
     /// configuration and seeds were measured under another id is copied, not measured again.
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error>;
 
+    /// Floating-point operations of training a row once, of one seed, should nothing stop it early: what the cost of a
+    /// run is estimated from. None if nothing is trained, also because the row's data is not in the folder `data`.
+    fn flops(&self, _row: &toml::Table, _data: Option<&Path>) -> Option<f64> {
+        None
+    }
+
     /// What the record says of the arithmetic and the data on a device.
     fn facts(&self, device: &Device) -> Facts;
 

@@ -38,6 +38,7 @@
 //! ```
 
 mod args;
+mod cost;
 mod device;
 mod error;
 mod experiment;

@@ -39,7 +39,7 @@ impl Session<'_> {
     /// Measures the rows that `state` lacks, each pushed to it when finished.
     pub(crate) fn measure_all(&self, rows: &[Row], place: &Place, state: &mut State) -> Result<End, Error> {
         let device = place.device;
-        let data = self.args.data.clone().or_else(|| std::env::var_os(DATA_VARIABLE).map(PathBuf::from));
+        let data = self.data();
         let deadline = self.args.time_budget.map(|budget| self.started + budget);
         for (index, row) in rows.iter().enumerate() {
             let label = format!("[{}/{}] {}", index + 1, rows.len(), row.id);
@@ -99,6 +99,11 @@ impl Session<'_> {
             state.push(Finished { head, metrics, curve })?;
         }
         Ok(End::Done)
+    }
+
+    /// The folder of prepared texts, if one is named.
+    pub(crate) fn data(&self) -> Option<PathBuf> {
+        self.args.data.clone().or_else(|| std::env::var_os(DATA_VARIABLE).map(PathBuf::from))
     }
 
     /// An experiment returns values of its row, of its seeds (all of them) and of the item's metrics, each once.
@@ -193,7 +198,7 @@ fn device_id(device: &Device) -> String {
 }
 
 /// Whether a finished row is what the plan asks for today.
-fn same(done: &Finished, row: &Row, device: &Device) -> bool {
+pub(crate) fn same(done: &Finished, row: &Row, device: &Device) -> bool {
     done.head.config_sha256 == row.config_sha256
         && done.head.seeds == row.seeds
         && done.head.device == device_id(device)

@@ -1,6 +1,6 @@
 //! The recorded runs of `golden/records/<item>.<scale>.<device>/`.
 
-use crate::{DeviceArg, Error};
+use crate::Error;
 use report::measured::Measured;
 use report::paper::Item;
 use report::record::{Run, read};
@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// A recorded run.
 pub(crate) struct Recorded {
+    /// Its name, `<item>.<scale>.<device>`.
+    pub(crate) name: String,
     /// The record itself.
     pub(crate) run: Run,
     /// Its values.
@@ -58,14 +60,14 @@ pub(crate) fn find(
     golden: &Path,
     item: &Item,
     scale: Option<&str>,
-    device: DeviceArg,
+    kind: Option<&str>,
 ) -> Result<Option<Recorded>, Error> {
     let names = names(golden, &item.id)?;
     for name in names.iter().filter(|name| scale.is_none_or(|scale| name.split('.').nth(1) == Some(scale))) {
         let run = read(&golden.join("records").join(name))?;
-        if device.kind().is_none_or(|kind| kind == run.record.device.kind) {
+        if kind.is_none_or(|kind| kind == run.record.device.kind) {
             let measured = Measured::of(item, &run.metrics);
-            return Ok(Some(Recorded { run, measured, stale: stale(golden, name)? }));
+            return Ok(Some(Recorded { name: name.clone(), run, measured, stale: stale(golden, name)? }));
         }
     }
     Ok(None)

@@ -1,6 +1,6 @@
 //! One invocation: what is listed, run, recorded and printed.
 
-use crate::args::{Args, DeviceArg, Format};
+use crate::args::{Args, Format};
 use crate::experiment::Experiment;
 use crate::measuring::{End, Place, kept};
 use crate::output::{figures, measured, print};
@@ -79,6 +79,9 @@ impl<'a> Session<'a> {
         if set_aside {
             self.say("the finished rows of an earlier run are set aside in state.old.jsonl; --resume would keep them");
         }
+        if let Some(cost) = self.cost(scale, rows, &device, &state, golden) {
+            self.say(&cost);
+        }
         let place = Place { device: &device, threads, out: &out, source: provenance::source() };
         let end = self.measure_all(rows, &place, &mut state);
         // Whatever ended the measuring, what is finished becomes a record.
@@ -118,7 +121,7 @@ impl<'a> Session<'a> {
         let nowhere =
             || Error::config("there is no golden/records folder here or above").hint("run it inside the repository");
         let golden = golden.ok_or_else(nowhere)?;
-        let found = find(&golden, &self.item, self.args.scale.as_deref(), self.args.device)?;
+        let found = find(&golden, &self.item, self.args.scale.as_deref(), self.args.device.kind())?;
         let Some(recorded) = found else {
             let have = names(&golden, &self.item.id)?.join(", ");
             let have = if have.is_empty() { "none".into() } else { have };
@@ -141,7 +144,7 @@ impl<'a> Session<'a> {
             self.say("no golden/records folder here or above: nothing recorded to compare with");
             return None;
         };
-        find(golden, &self.item, None, DeviceArg::Auto).unwrap_or_else(|e| {
+        find(golden, &self.item, None, None).unwrap_or_else(|e| {
             self.say(&format!("warning: {e}; the recorded column is left out"));
             None
         })

@@ -5,12 +5,14 @@
 //! rows, as a reproduce binary runs it.
 
 mod error;
+mod held_out;
 mod measure;
 mod row;
 mod source;
 mod table;
 
 pub use error::{Error, Result};
+pub use held_out::HeldOut;
 pub use measure::{Measured, Probe, measure};
 pub use row::{Row, WithoutData};
 pub use source::CorpusSource;

@@ -9,6 +9,7 @@ use report::measured::Metric;
 use serde_json::{Map, json};
 use train::{End, Event, Job, Options, Outcome, forget, train_all};
 
+use crate::held_out::Texts;
 use crate::{CorpusSource, Error, Result, Row, WithoutData};
 
 /// Asks a row's trained model, which the backend holds, for values by name; the text has its held-out rows. Empty for
@@ -26,6 +27,8 @@ pub struct Measured {
     pub data_sha256: BTreeMap<String, String>,
     /// Why nothing was trained, if only parameters were counted.
     pub counted: Option<String>,
+    /// Which metrics of the row's probes are left out, and why.
+    pub left_out: Vec<String>,
 }
 
 /// Trains a row once per seed; `data` is the folder of prepared texts.
@@ -43,13 +46,13 @@ pub struct Measured {
 /// | `tokens_per_s` | tokens a second | training alone, of this process; side by side with the other seeds |
 /// | `train_s` | seconds | the whole training at that rate |
 ///
-/// and what the probes find.
+/// and what the probes find, those given here and those that the row names (see [`crate::HeldOut`]).
 ///
 /// A run that diverges has NaN for what is held out. Each run keeps a checkpoint until the whole row is complete.
 ///
 /// # Errors
-/// If the row does not fit, the text cannot be read (unless the row says to count then), a checkpoint cannot be read
-/// or written, or the device fails.
+/// If the row does not fit, the text cannot be read (unless the row says to count then), what its probes read is
+/// damaged, a checkpoint cannot be read or written, or the device fails.
 pub fn measure(
     id: &str,
     row: &Row,
@@ -72,12 +75,13 @@ pub fn measure(
         let what = format!("{}, but the text has {} different tokens", row.model.vocab, corpus.vocab());
         return Err(Error::Row { field: "model.vocab", what, remedy: "give the text's, or more" });
     }
+    let held_out = Texts::load(row, data)?;
     let sources: Vec<_> = seeds.iter().map(|&seed| CorpusSource { corpus: &corpus, seed }).collect();
     let record = |batch, len| row.model.record(batch, len);
     let run = Map::from_iter([("row".into(), json!(row)), ("data".into(), json!(corpus.sha256()))]);
     let probe = |backend: &mut dyn Backend| {
         let found = probes.iter().map(|probe| probe(row, &corpus, backend)).collect::<train::Result<Vec<_>>>()?;
-        Ok(found.concat())
+        Ok([found.concat(), held_out.score(row, backend)?].concat())
     };
     let jobs = seeds.iter().zip(&sources).map(|(&seed, source)| {
         let name = format!("{id}.seed-{seed}");
@@ -91,7 +95,10 @@ pub fn measure(
     })?;
 
     let complete = outcomes.iter().all(|outcome| outcome.end != End::Deadline);
-    let mut measured = Measured { points: counts, complete, data_sha256: corpus.sha256(), counted: None };
+    let mut data_sha256 = corpus.sha256();
+    data_sha256.extend(held_out.sha256.clone());
+    let left_out = held_out.left_out.clone();
+    let mut measured = Measured { points: counts, complete, data_sha256, counted: None, left_out };
     for (&seed, outcome) in seeds.iter().zip(&outcomes).filter(|(_, outcome)| outcome.end != End::Deadline) {
         measured.points.extend(of_run(id, seed, row, &corpus, outcome)?);
     }
@@ -130,8 +137,7 @@ fn of_run(id: &str, seed: u64, row: &Row, corpus: &Corpus, outcome: &Outcome) ->
     for (name, metric) in [("initial_loss", train::Metric::Loss), ("initial_grad_norm", train::Metric::GradNorm)] {
         points.extend(log.series(metric).next().map(|(step, value)| point(step, name, value)));
     }
-    let step_flops = 3.0 * row.model.record(row.train.batch, row.data.context)?.flops();
-    points.push(point(*last, "flops", step_flops * *last as f64));
+    points.push(point(*last, "flops", row.training_flops(*last)?));
     points.extend(tokens_per_second.map(|rate| point(*last, "tokens_per_s", rate)));
     let tokens = *last as f64 * (row.train.batch * row.data.context) as f64;
     points.extend(tokens_per_second.map(|rate| point(*last, "train_s", tokens / rate)));

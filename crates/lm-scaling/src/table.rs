@@ -1,13 +1,14 @@
 //! An item of the paper whose rows are language models, as a reproduce binary runs it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 
 use cli::{Device as Host, DeviceArg, Experiment, Facts, RowContext};
 use report::measured::Metric;
 use train::{Device, Options, Teller};
 
-use crate::{Probe, Row, measure};
+use crate::{Probe, Row, WithoutData, held_out, measure};
 
 /// An item and its plan. Of what [`measure()`] gives it keeps the metrics that the item lists.
 #[derive(Debug)]
@@ -57,7 +58,22 @@ impl Experiment for Table {
     }
 
     fn check(&self, row: &toml::Table) -> Result<(), cli::Error> {
-        cli::parse::<Row>(row)?.check().map_err(cli::Error::config)
+        let row = cli::parse::<Row>(row)?;
+        row.check().map_err(cli::Error::config)?;
+        let item = report::paper::item(self.item)?;
+        match held_out::metrics(&row).into_iter().find(|metric| item.metric(metric).is_none()) {
+            None => Ok(()),
+            Some(metric) => {
+                let message = format!("probe: it finds {metric}, which is no metric of {}", self.item);
+                Err(cli::Error::config(message).hint(format!("add it to paper/{}.toml", self.item)))
+            }
+        }
+    }
+
+    fn flops(&self, row: &toml::Table, data: Option<&Path>) -> Option<f64> {
+        let row = cli::parse::<Row>(row).ok()?;
+        let counted = row.without_data == WithoutData::Count && !row.data.is_at_hand(data);
+        if counted { None } else { row.training_flops(row.train.steps).ok() }
     }
 
     fn facts(&self, device: &Host) -> Facts {
@@ -83,6 +99,7 @@ impl Experiment for Table {
         if let Some(why) = measured.counted {
             ctx.progress.warn(&format!("only its parameters are counted: {why}"));
         }
+        measured.left_out.iter().for_each(|what| ctx.progress.warn(what));
         self.data.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(measured.data_sha256);
         if !measured.complete {
             return Err(cli::Error::stopped());

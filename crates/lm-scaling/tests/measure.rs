@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use cli::Experiment;
 use lm_scaling::{Measured, Result, Row};
 use report::measured::Metric;
 use serde_json::{Value, json};
@@ -160,6 +161,74 @@ fn without_its_text_a_row_is_refused_or_counted() {
     let metrics: Vec<(u64, &str)> = counted.points.iter().map(|p| (p.seed, p.metric.as_str())).collect();
     assert_eq!(metrics, [(0, "params"), (0, "active_params"), (1, "params"), (1, "active_params")]);
     assert!(counted.complete && counted.counted.unwrap().contains("--data"));
+}
+
+/// Probes add their metrics and change no other; what is not at hand is named, a probe unknown or twice is refused.
+#[test]
+fn probes_ask_the_trained_model() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["text", "eval"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let text = folder.path().join("text");
+    let ids: Vec<u8> = (0..400u32).flat_map(|i| [(i * i % 7) as u8, 0]).collect();
+    for split in ["train", "val"] {
+        std::fs::write(text.join(format!("{split}.u16")), &ids).unwrap();
+    }
+    let split = json!({ "tokens": 400, "docs": 1, "bytes_text": 1600 });
+    let splits = json!({ "train": split, "val": split });
+    let index = json!({ "dtype": "u16", "eot": 0, "vocab": 16384, "tokenizer": "bpe16384.json", "splits": splits });
+    std::fs::write(text.join("index.json"), index.to_string()).unwrap();
+    let pair = json!({ "uid": "u", "term": "t", "field": "syntax", "good": "She sleeps.", "bad": "She sleep." });
+    std::fs::write(folder.path().join("eval/blimp.jsonl"), pair.to_string()).unwrap();
+    let row = |probe: Value| {
+        row(json!({ "data": { "text": "text" }, "model": { "vocab": 16384 }, "train": { "steps": 3 }, "probe": probe }))
+    };
+    let run = |probe: Value| measured(&row(probe), &[0, 1], Some(folder.path()), &options(), &|_| ()).unwrap();
+    let (plain, probed) = (run(json!([])), run(json!(["blimp", "domains"])));
+    let of = |points: &[Metric], names: &[&str]| -> Vec<Metric> {
+        points.iter().filter(|p| names.contains(&p.metric.as_str())).cloned().collect()
+    };
+    let found = of(&probed.points, &["blimp", "blimp_syntax"]);
+    assert_eq!(found.len(), 4, "two metrics of two seeds: {found:?}");
+    assert!(found.iter().all(|p| p.step == 3 && [0.0, 100.0].contains(&p.value)), "{found:?}");
+    let rest: Vec<Metric> = probed.points.iter().filter(|p| !p.metric.starts_with("blimp")).cloned().collect();
+    assert_eq!(bits(&rest), bits(&plain.points));
+    assert!(probed.data_sha256.contains_key("eval/blimp.jsonl"));
+    assert_eq!((probed.left_out.len(), plain.left_out.len()), (1, 0));
+    assert!(probed.left_out[0].starts_with("without bpb_c4, bpb_medquad, "), "{:?}", probed.left_out);
+    assert!(probed.left_out[0].ends_with("domains"), "the folder is named: {:?}", probed.left_out);
+    let twice = row(json!(["blimp", "blimp"])).check().unwrap_err().to_string();
+    assert_eq!(twice, "probe: Blimp stands twice; name each probe once");
+}
+
+/// A probe's metrics are columns of the item, or they would be lost.
+#[test]
+fn a_probe_that_the_item_does_not_list_is_refused() {
+    let table = lm_scaling::Table::scaling();
+    let checked = |probe: &str| {
+        let mut row = toml::Table::try_from(row(json!({}))).unwrap();
+        row.insert("probe".into(), toml::Value::Array(vec![probe.into()]));
+        table.check(&row).map_err(|e| e.message)
+    };
+    assert_eq!([checked("domains"), checked("blimp")], [Ok(()), Ok(())]);
+    assert_eq!(checked("lambada"), Err("probe: it finds ppl_lambada, which is no metric of figure-scaling".into()));
+    assert!(checked("blmip").unwrap_err().contains("unknown variant `blmip`"));
+}
+
+/// By hand and by the metric of a run.
+#[test]
+fn the_cost_of_a_row_is_known_beforehand() {
+    let table = lm_scaling::Table::scaling();
+    let flops = |row: &Row, data| table.flops(&toml::Table::try_from(row).unwrap(), data);
+    let plain = row(json!({}));
+    assert_eq!(flops(&plain, None), Some(last(&run(&plain, &[0], &options()).points, "flops").value));
+    let folder = tempfile::tempdir().unwrap();
+    let counted = row(json!({ "data": { "text": "text" }, "without_data": "count" }));
+    assert_eq!(flops(&counted, Some(folder.path())), None, "only its parameters are counted");
+    std::fs::create_dir(folder.path().join("text")).unwrap();
+    std::fs::write(folder.path().join("text/index.json"), "{}").unwrap();
+    assert_eq!(flops(&counted, Some(folder.path())), flops(&plain, None));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The recall figure as an experiment that a reproduce binary can run.
 
+use std::path::Path;
+
 use cli::{Device as Host, DeviceArg, Experiment, Facts, RowContext};
 use report::measured::Metric;
 use train::{Device, Options, Teller};
@@ -21,6 +23,15 @@ impl Experiment for Figure {
 
     fn check(&self, row: &toml::Table) -> Result<(), cli::Error> {
         cli::parse::<Row>(row)?.check().map_err(cli::Error::config)
+    }
+
+    fn flops(&self, row: &toml::Table, _: Option<&Path>) -> Option<f64> {
+        let trials = cli::parse::<Row>(row).ok()?.trials().ok()?;
+        let flops = |Row { task, model, train, .. }: &Row| {
+            let step = model.record(train.batch, task.len()).ok()?.flops();
+            Some(3.0 * step * train.steps as f64)
+        };
+        trials.iter().map(|trial| flops(&trial.row)).sum()
     }
 
     fn facts(&self, device: &Host) -> Facts {

@@ -1,6 +1,7 @@
 //! Table 4 as an experiment that a reproduce binary can run.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Mutex;
 
 use cli::{Device, DeviceArg, Error, Experiment, Facts, RowContext};
@@ -49,6 +50,12 @@ impl Experiment for Table {
 
     fn check(&self, row: &toml::Table) -> Result<(), Error> {
         cli::parse::<Row>(row)?.tape().map(drop).map_err(Error::config)
+    }
+
+    /// The row's own steps: those of the model without convolutions, which rows share, are of another row.
+    fn flops(&self, row: &toml::Table, _: Option<&Path>) -> Option<f64> {
+        let row = cli::parse::<Row>(row).ok()?;
+        Some(flops_per_step(&row.tape().ok()?) * (row.warmup + row.steps) as f64)
     }
 
     fn facts(&self, device: &Device) -> Facts {

@@ -2,6 +2,7 @@
 
 use cli::{Device, Error, Experiment, Facts, Metric, RowContext};
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) struct Fake {
@@ -16,6 +17,8 @@ struct Config {
     /// How long measuring takes.
     #[serde(default)]
     wait_s: f64,
+    /// Operations of measuring it for one seed; without them nothing is trained.
+    flops: Option<f64>,
     /// `nan`, `error`, `metric`, `seed` or `twice`: what goes wrong.
     fail: Option<String>,
 }
@@ -60,6 +63,10 @@ impl Experiment for Fake {
             return Err(Error::config(format!("value = {} is above 1", config.value)).hint("it is an accuracy"));
         }
         Ok(())
+    }
+
+    fn flops(&self, row: &toml::Table, _: Option<&Path>) -> Option<f64> {
+        cli::parse::<Config>(row).ok()?.flops
     }
 
     fn facts(&self, _: &Device) -> Facts {

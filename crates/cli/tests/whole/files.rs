@@ -105,6 +105,30 @@ fn an_equal_configuration_is_measured_once() {
 }
 
 #[test]
+fn what_a_run_costs_is_said_before_it_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |plan: &str, args: &str| invoke(folder.path(), plan, args).stderr;
+    assert!(!run(GOOD, "").contains("FLOP"), "nothing is trained");
+    let plan = &GOOD.replace("seeds = 3", "seeds = 3\nflops = 1e10\nwait_s = 0.01");
+    let said = run(plan, "--threads 2");
+    let guess = "very roughly 2.0 s: 12 runs, 1.2e11 FLOP, at a guessed 60.0 GFLOP/s; nothing is recorded for scale";
+    assert!(said.find(guess).unwrap() < said.find("[1/4]").unwrap(), "{said}");
+    assert!(!run(plan, "--resume").contains("FLOP"), "all is done");
+    assert!(run(plan, "--rows varkey.none,varkey.static").contains(": 6 runs, 6.0e10 FLOP"));
+    assert!(run(plan, "--resume").contains(": 6 runs, 6.0e10 FLOP"), "what is done is not counted");
+    assert!(run(&plan.replace("0.96", "0.95"), "").contains(": 9 runs, 9.0e10 FLOP"), "a copy costs nothing");
+
+    fs::create_dir_all(folder.path().join("golden/records")).unwrap();
+    run(plan, "--out golden/records/figure-recall.smoke.cpu");
+    let known = run(plan, "");
+    let line = known.lines().find(|line| line.contains("FLOP")).unwrap();
+    assert!(line.starts_with("about ") && line.contains(" s on this device: 12 runs, 1.2e11 FLOP, at the "), "{line}");
+    assert!(line.ends_with("FLOP/s of record figure-recall.smoke.cpu"), "{line}");
+    assert!(run(plan, "--scale small").contains("nothing is recorded for scale small on cpu"));
+    assert_eq!(run(plan, "-q"), "");
+}
+
+#[test]
 fn finished_rows_survive_a_failing_one() {
     let folder = tempfile::tempdir().unwrap();
     let failed = invoke(folder.path(), &with("fail = \"error\""), "");

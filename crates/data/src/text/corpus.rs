@@ -1,7 +1,7 @@
 //! A text as training and evaluation rows.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +123,42 @@ impl TextConfig {
         }))
     }
 
+    /// The tokenizer that the text's tokens were made with: of a folder the one that its index names, which is the
+    /// BPE built in, `bytes`, `r50k`, `cl100k`, or a tokenizer.json file beside the tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if it is not at hand or has not as many ids as the tokens; [`Error::Text`] or
+    /// [`Error::Index`] without the folder.
+    pub fn tokenizer_of(&self, data: Option<&Path>) -> Result<Tokenizer> {
+        if let Some(tokenizer) = self.tokenizer()? {
+            return Ok(tokenizer);
+        }
+        let folder = self.folder_in(data)?;
+        let index = Index::read(&folder)?;
+        let path = folder.join(&index.tokenizer);
+        let tokenizer = match path.file_name().and_then(|name| name.to_str()) {
+            _ if path.exists() => Tokenizer::named(&path.to_string_lossy())?,
+            Some("bpe16384.json") => bpe16384()?,
+            Some(name @ ("bytes" | "r50k" | "cl100k")) => Tokenizer::named(name)?,
+            _ => {
+                let what = format!("{} is missing", path.display());
+                let remedy = "copy the tokenizer.json that the tokens were made with there";
+                return Err(Error::Tokenizer { name: index.tokenizer, what, remedy });
+            }
+        };
+        if tokenizer.vocab() != index.vocab {
+            let what = format!("has {} ids, but the tokens of {} are of {}", tokenizer.vocab(), self.text, index.vocab);
+            let remedy = "use the tokenizer that the tokens were made with";
+            return Err(Error::Tokenizer { name: index.tokenizer, what, remedy });
+        }
+        Ok(tokenizer)
+    }
+
+    /// Whether the text is built in or its folder is there; its files are not read.
+    pub fn is_at_hand(&self, data: Option<&Path>) -> bool {
+        BUILT_IN.iter().any(|(name, _)| *name == self.text) || self.folder_in(data).is_ok()
+    }
+
     fn built_in(&self, name: &str, text: &str, tokenizer: &Tokenizer) -> Result<Corpus> {
         // As nanoGPT cuts it: at nine tenths of the characters.
         let cut = text.chars().count() * 9 / 10;
@@ -136,7 +172,8 @@ impl TextConfig {
         self.corpus(train, val, tokenizer.vocab(), tokenizer.end_of_text(), (text.len() - cut) as u64)
     }
 
-    fn folder(&self, data: Option<&Path>) -> Result<Corpus> {
+    /// The text's folder in the data folder.
+    fn folder_in(&self, data: Option<&Path>) -> Result<PathBuf> {
         let refuse = |what: String, remedy| Error::Text { name: self.text.clone(), what, remedy };
         let data = data.ok_or_else(|| {
             let built_in = BUILT_IN.map(|(name, _)| name).join(" and ");
@@ -148,6 +185,11 @@ impl TextConfig {
             let what = format!("{} is missing", folder.join(NAME).display());
             return Err(refuse(what, "prepare it with `cargo run --release -p data -- prepare`"));
         }
+        Ok(folder)
+    }
+
+    fn folder(&self, data: Option<&Path>) -> Result<Corpus> {
+        let folder = self.folder_in(data)?;
         let index = Index::read(&folder)?;
         let mut files = Vec::new();
         for split in &self.train {

@@ -38,6 +38,21 @@ pub fn documents(path: &Path, field: &str, each: &mut dyn FnMut(&str) -> Result<
     if count == 0 { Err(Error::Empty { path: path.into(), what: "text" }) } else { Ok(count) }
 }
 
+/// The first `bytes` bytes of a file's documents, or up to three fewer so as not to cut a character.
+///
+/// # Errors
+/// As [`documents`].
+pub fn excerpt(path: &Path, bytes: usize) -> Result<String> {
+    let mut text = String::new();
+    documents(path, "text", &mut |document| {
+        text.push_str(document);
+        Ok(())
+    })?;
+    let end = (0..=bytes.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    text.truncate(end.unwrap_or(0));
+    Ok(text)
+}
+
 fn whole(path: &Path, mut decoded: Decoded, each: &mut dyn FnMut(&str) -> Result<()>) -> Result<u64> {
     let mut bytes = Vec::new();
     decoded.reader.read_to_end(&mut bytes).map_err(|e| reading(path, decoded.compression, &e))?;
@@ -107,6 +122,6 @@ fn rows(path: &Path, _: &str, _: &mut dyn FnMut(&str) -> Result<()>) -> Result<u
 }
 
 /// Text from bytes that start at `offset` of a file.
-fn utf8<'a>(path: &Path, bytes: &'a [u8], offset: u64) -> Result<&'a str> {
+pub(super) fn utf8<'a>(path: &Path, bytes: &'a [u8], offset: u64) -> Result<&'a str> {
     std::str::from_utf8(bytes).map_err(|e| Error::Utf8 { path: path.into(), offset: offset + e.valid_up_to() as u64 })
 }

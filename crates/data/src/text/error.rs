@@ -62,6 +62,16 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A line that is no test question.
+    #[error("{}: line {line}: {what}; restore the file", path.display())]
+    Question {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// What is wrong.
+        what: String,
+    },
     /// The first bytes are not those of the format.
     #[error("{}: starts with {found}, not {expected}; is it a {format} file?", path.display())]
     Magic {

@@ -1,7 +1,8 @@
 //! Text as tokens: readers, tokenizers, shards, and rows to train and evaluate on.
 //!
 //! [`TextConfig`] names a text and how it is cut; [`TextConfig::open`] checks its files and gives a [`Corpus`], whose
-//! rows are a pure function of (seed, position). [`prepare()`] turns text files into checked shards beforehand.
+//! rows are a pure function of (seed, position). [`prepare()`] turns text files into checked shards beforehand;
+//! [`questions()`] reads what a trained model is asked.
 //!
 //! ```
 //! use data::text::TextConfig;
@@ -22,6 +23,7 @@ mod documents;
 mod error;
 mod index;
 mod prepare;
+mod questions;
 mod shard;
 mod tokenizer;
 mod tokens;
@@ -30,10 +32,11 @@ mod windows;
 #[cfg(feature = "tokenizer")]
 pub use books::prepare_books;
 pub use corpus::{BuiltIn, Corpus, Documents, Rows, TextConfig};
-pub use documents::documents;
+pub use documents::{documents, excerpt};
 pub use error::{Error, Result};
 pub use index::{Index, Split};
 pub use prepare::{Done, Options, prepare};
+pub use questions::{Answer, Question, Questions, held_out_file, questions};
 pub use shard::{Header, Writer};
 pub use tokenizer::Tokenizer;
 pub use tokens::Tokens;

@@ -74,6 +74,16 @@ fn every_format_of_tokens_is_read() {
 }
 
 #[test]
+fn an_excerpt_ends_with_a_whole_character() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "a.txt.xz", &compressed("xz", "ab€d".as_bytes()));
+    for (bytes, want) in [(0, ""), (1, "a"), (2, "ab"), (4, "ab"), (5, "ab€"), (6, "ab€d"), (99, "ab€d")] {
+        assert_eq!(data::text::excerpt(&path, bytes).unwrap(), want, "{bytes}");
+    }
+    assert!(matches!(data::text::excerpt(&folder.path().join("b.txt"), 9), Err(Error::Io { .. })));
+}
+
+#[test]
 fn damaged_text_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |name: &str, bytes: &[u8]| read(&file(folder.path(), name, bytes)).unwrap_err();

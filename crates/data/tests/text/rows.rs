@@ -77,6 +77,28 @@ fn a_folder_is_read_by_its_index() {
     assert_eq!(packed.evaluation(0, 1).unwrap().cu_seqlens, Some(vec![0, 3, 5, 8]));
 }
 
+/// The index names a tokenizer by file or by name; tokens of another are refused.
+#[test]
+fn a_folder_has_the_tokenizer_of_its_index() {
+    let data = folder(&[1, 2, 3, 0, 5, 0, 7, 8, 1]);
+    let (text, config) = (data.path().join("text"), config(json!({ "text": "text" })));
+    let named = |name: &str, vocab: u32| {
+        let mut index = Index::read(&text).unwrap();
+        (index.tokenizer, index.vocab) = (name.into(), vocab);
+        index.write(&text).unwrap();
+        config.tokenizer_of(Some(data.path())).map(|tokenizer| tokenizer.name().to_string())
+    };
+    assert_eq!(named("bytes", 256).unwrap(), "bytes");
+    #[cfg(feature = "tokenizer")]
+    assert_eq!(named("../bpe16384.json", 16_384).unwrap(), "bpe16384.json");
+    assert!(named("bytes", 9).unwrap_err().to_string().contains("has 256 ids, but the tokens of text are of 9"));
+    assert!(named("other.json", 9).unwrap_err().to_string().contains("other.json is missing; copy"));
+    file(&text, "other.json", b"{}");
+    assert!(matches!(named("other.json", 9), Err(Error::Tokenizer { .. })));
+    assert!(config.is_at_hand(Some(data.path())) && !config.is_at_hand(None));
+    assert!(matches!(config.tokenizer_of(None), Err(Error::Text { .. })));
+}
+
 #[test]
 fn what_a_folder_lacks_is_named() {
     let data = folder(&[1, 2, 3, 0, 5, 0, 7, 8, 1]);

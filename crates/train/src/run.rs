@@ -2,7 +2,7 @@
 //!
 //! A step: batch, gradients, update; its loss, gradient norm and rate are logged; then an evaluation and a
 //! checkpoint where due. A checkpoint therefore always stands between two whole steps, and a run resumed from it
-//! goes on as if it had never stopped.
+//! goes on as if it had never stopped. On another device it goes on with other roundings; the log then says so.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -44,6 +44,9 @@ pub trait Progress {
 
     /// An evaluation was made.
     fn evaluated(&mut self, step: u64, evaluation: &Evaluation);
+
+    /// The run goes on, or had ended, with steps that another device made: see [`Log::legs`].
+    fn moved(&mut self, log: &Log);
 }
 
 /// Nobody listens.
@@ -51,6 +54,8 @@ impl Progress for () {
     fn step(&mut self, _: u64, _: f32, _: f64) {}
 
     fn evaluated(&mut self, _: u64, _: &Evaluation) {}
+
+    fn moved(&mut self, _: &Log) {}
 }
 
 /// Why a run ended.
@@ -102,6 +107,13 @@ pub fn train(
 
     let solved = |log: &Log| config.early_stop.as_ref().is_some_and(|stop| log.solved_at(stop).is_some());
     let (mut is_solved, mut saved, mut training) = (solved(&log), (step, Instant::now()), Duration::ZERO);
+    let here = backend.name();
+    if step < config.steps && !is_solved {
+        log.made_by(step + 1, &here);
+    }
+    if log.legs.iter().any(|leg| leg.device != here) {
+        run.progress.moved(&log);
+    }
     let rate = |step: u64, time: Duration| (step - first) as f64 * tape.tokens() as f64 / time.as_secs_f64();
     loop {
         let end = match run.deadline {

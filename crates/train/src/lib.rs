@@ -14,6 +14,7 @@ mod error;
 mod evaluate;
 mod jobs;
 mod log;
+mod parts;
 mod run;
 mod source;
 
@@ -25,5 +26,6 @@ pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use jobs::{Event, Job, Options, Probe, What, forget, train_all};
 pub use log::{Leg, Log, Metric, Point};
+pub use parts::Parts;
 pub use run::{Checkpoint, End, Outcome, Progress, Run, train};
 pub use source::Source;

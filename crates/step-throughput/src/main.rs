@@ -40,13 +40,13 @@ fn main() -> anyhow::Result<()> {
         let row: Row = planned.config.clone().try_into().context(planned.id.clone())?;
         let row = Row { steps: args.steps.unwrap_or(row.steps), ..row };
         if args.print_memory {
-            println!("{}\n{}", planned.id, MemoryPlan::new(&row.tape()?, Precision::Bf16)?);
+            println!("{}\n{}", planned.id, MemoryPlan::new(&row.tape()?, Precision::Bf16, row.accumulate > 1)?);
         } else if args.tune {
             let ordinal = args.cuda.context("--tune times products on a GPU: give --cuda N")?;
             let tape = row.tape()?;
             let mut backend = CudaBackend::new(ordinal, Precision::Bf16)?;
             backend.load(state(&tape))?;
-            backend.tune(&tape, &batch(&tape, row.model.vocab))?.iter().for_each(|line| println!("{line}"));
+            backend.tune(&tape, &batch(tape.tokens(), row.model.vocab))?.iter().for_each(|line| println!("{line}"));
         } else if args.profile {
             let ordinal = args.cuda.context("--profile times launches of a GPU: give --cuda N")?;
             profile(&planned.id, &row, ordinal)?;
@@ -74,7 +74,7 @@ fn profile(id: &str, row: &Row, ordinal: usize) -> anyhow::Result<()> {
     let tape = row.tape()?;
     let mut backend = CudaBackend::new(ordinal, Precision::Bf16)?;
     backend.load(state(&tape))?;
-    let steps = backend.profile(&tape, &batch(&tape, row.model.vocab), 3)?;
+    let steps = backend.profile(&tape, &batch(tape.tokens(), row.model.vocab), 3)?;
     let mut by_name: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     for (name, ms) in &steps {
         let entry = by_name.entry(name).or_default();

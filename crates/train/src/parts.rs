@@ -4,7 +4,7 @@
 //! the parts' gradients by these shares is the batch's gradient, whatever labels are ignored, but for roundings and for the
 //! auxiliary losses of mixtures of experts, which are of each pass's tokens.
 
-use backend::{Batch, IGNORE, Part};
+use backend::{Backend, Batch, IGNORE, Part, Tape};
 
 /// The parts of a batch that have labels; the first where none has, for the backend to refuse.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,32 @@ impl Parts {
         }
         let shares = parts.filter(|(_, labels)| *labels > 0).map(|(batch, n)| (batch, (n as f64 / all as f64) as f32));
         Self(shares.collect())
+    }
+
+    /// Runs the passes and returns the batch's loss; the backend is left with its gradients. While the device works on the last pass
+    /// `next` makes the parts of the step after, if there is one, of which the first is given to the device ahead of time.
+    ///
+    /// # Errors
+    /// If the parts do not fit the tape, or the device fails.
+    pub fn gradients<'a>(
+        &self,
+        backend: &mut dyn Backend,
+        tape: &Tape,
+        next: impl FnOnce() -> Option<&'a Parts>,
+    ) -> backend::Result<f32> {
+        let (mut loss, mut next) = (0.0, Some(next));
+        for (i, (batch, part)) in self.iter().enumerate() {
+            backend.begin(tape, batch, part)?;
+            let ahead = match self.iter().nth(i + 1) {
+                Some(ahead) => Some(ahead),
+                None => next.take().and_then(|next| next()).and_then(|parts| parts.iter().next()),
+            };
+            if let Some((batch, part)) = ahead {
+                backend.prepare(tape, batch, part)?;
+            }
+            loss += f64::from(part.share) * f64::from(backend.scores()?.loss);
+        }
+        Ok(loss as f32)
     }
 
     /// Each part, in order, as a backend is given it.

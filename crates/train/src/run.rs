@@ -188,22 +188,8 @@ fn update(
         Ok(Parts::new(batch, config.accumulate))
     };
     let parts = next.take().unwrap_or_else(|| make(step))?;
-    let mut loss = 0.0;
-    for (i, (batch, part)) in parts.iter().enumerate() {
-        backend.begin(tape, batch, part)?;
-        let ahead = match parts.iter().nth(i + 1) {
-            Some(ahead) => Some(ahead),
-            None if step < config.steps => {
-                next.insert(make(step + 1)).as_ref().ok().and_then(|parts| parts.iter().next())
-            }
-            None => None,
-        };
-        if let Some((batch, part)) = ahead {
-            backend.prepare(tape, batch, part)?;
-        }
-        loss += f64::from(part.share) * f64::from(backend.scores()?.loss);
-    }
-    let loss = loss as f32;
+    let after = move || if step < config.steps { next.insert(make(step + 1)).as_ref().ok() } else { None };
+    let loss = parts.gradients(backend, tape, after)?;
     if !loss.is_finite() {
         return Err(diverged(backend, config, step, [loss, f32::NAN])?);
     }

@@ -259,17 +259,13 @@ fn a_checkpoint_of_a_gpu_goes_on_without_one() {
 }
 
 /// Loss and gradients of a batch in `n` parts.
-fn gradients(backend: &mut dyn Backend, batch: &Batch, n: usize) -> (f64, Vec<Vec<f32>>) {
+fn gradients(backend: &mut dyn Backend, batch: &Batch, n: usize) -> (f32, Vec<Vec<f32>>) {
     let tape = record(8 / n, 16).unwrap();
     let init = |spec: &ParamSpec| ParamSpec { init: Init::Normal { std: 0.1 }, ..spec.clone() };
     let specs = tape.specs();
     let scattered = specs.iter().map(init).collect();
     backend.load(State::new(Params { values: Params::init(scattered, SEED).values, specs })).unwrap();
-    let mut loss = 0.0;
-    for (batch, part) in Parts::new(batch.clone(), n).iter() {
-        backend.begin(&tape, batch, part).unwrap();
-        loss += f64::from(part.share) * f64::from(backend.scores().unwrap().loss);
-    }
+    let loss = Parts::new(batch.clone(), n).gradients(backend, &tape, || None).unwrap();
     (loss, backend.read_gradients().unwrap().values)
 }
 

@@ -188,8 +188,9 @@ fn update(
         Ok(Parts::new(batch, config.accumulate))
     };
     let parts = next.take().unwrap_or_else(|| make(step))?;
-    let after = move || if step < config.steps { next.insert(make(step + 1)).as_ref().ok() } else { None };
-    let loss = parts.gradients(backend, tape, after)?;
+    let last = step == config.steps;
+    let loss =
+        parts.gradients(backend, tape, move || if last { None } else { next.insert(make(step + 1)).as_ref().ok() })?;
     if !loss.is_finite() {
         return Err(diverged(backend, config, step, [loss, f32::NAN])?);
     }

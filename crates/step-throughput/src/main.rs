@@ -21,6 +21,12 @@ struct Args {
     /// Steps that are timed.
     #[arg(long)]
     steps: Option<usize>,
+    /// Passes that the batch is taken in, instead of the row's.
+    #[arg(long)]
+    accumulate: Option<usize>,
+    /// Makes activations again in the backward pass instead of keeping them.
+    #[arg(long)]
+    recompute: bool,
     /// Prints the time of each kind of launch.
     #[arg(long)]
     profile: bool,
@@ -38,7 +44,12 @@ fn main() -> anyhow::Result<()> {
     let only = (!args.rows.is_empty()).then_some(&args.rows[..]);
     for planned in plan.resolve(&args.scale, only)? {
         let row: Row = planned.config.clone().try_into().context(planned.id.clone())?;
-        let row = Row { steps: args.steps.unwrap_or(row.steps), ..row };
+        let row = Row {
+            steps: args.steps.unwrap_or(row.steps),
+            accumulate: args.accumulate.unwrap_or(row.accumulate),
+            recompute: args.recompute || row.recompute,
+            ..row
+        };
         if args.print_memory {
             println!("{}\n{}", planned.id, MemoryPlan::new(&row.tape()?, Precision::Bf16, row.accumulate > 1)?);
         } else if args.tune {

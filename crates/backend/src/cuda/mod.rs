@@ -410,4 +410,6 @@ impl Backend for CudaBackend {
 }
 
 #[cfg(test)]
+mod recompute_tests;
+#[cfg(test)]
 mod tests;

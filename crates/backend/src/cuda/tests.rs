@@ -6,7 +6,7 @@ use crate::params::Init;
 use program::View;
 
 /// Blocks of attention with low-rank convolutions on q, k and v, as `crates/model` records them, and a SwiGLU MLP.
-fn tape(blocks: usize, conv: bool) -> Tape {
+pub(super) fn tape(blocks: usize, conv: bool) -> Tape {
     let (d, ffn, rank, width, vocab) = (32, 48, 4, 4, 64);
     let mut t = Tape::new(2, 16).unwrap();
     let normal = Init::Normal { std: 0.1 };

@@ -22,10 +22,25 @@ pub struct Scores {
     pub load: Vec<Vec<usize>>,
 }
 
+/// What a training pass is of its step: a batch too large for the device is taken in parts, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    /// What the pass's losses are multiplied by: its labels over those of the whole batch. Auxiliary losses, which are no mean
+    /// over labels, are then those of the parts by the same shares, not those of the whole.
+    pub share: f32,
+    /// Whether the gradients are added to those of the pass before.
+    pub add: bool,
+}
+
+impl Part {
+    /// A batch in one pass.
+    pub const WHOLE: Self = Self { share: 1.0, add: false };
+}
+
 /// A machine that runs tapes. It holds the parameters, their moments and the gradients of its last pass.
 ///
-/// There is no default for any method, and each backend matches on [`crate::Op`] exhaustively: an op cannot be
-/// added without a forward and a backward everywhere.
+/// There is no default for any method but [`Backend::gradients`], which is made of two others, and each backend matches on
+/// [`crate::Op`] exhaustively: an op cannot be added without a forward and a backward everywhere.
 pub trait Backend {
     /// What runs, for records: `cpu`, `dfdx-f64`.
     fn name(&self) -> String;
@@ -48,13 +63,36 @@ pub trait Backend {
     /// If the parameters or the batch do not fit the tape.
     fn evaluate(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores>;
 
-    /// Forward and backward pass; the gradients of the mean loss and the auxiliary losses replace those of the pass before.
+    /// Begins a forward and a backward pass: gradients of the part's share of the mean loss and the auxiliary losses. A device
+    /// works on by itself until [`Backend::scores`] asks for the outcome.
     ///
     /// # Errors
-    /// As [`Backend::evaluate`]; also if the tape has no loss.
-    fn gradients(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores>;
+    /// As [`Backend::evaluate`]; also if the tape has no loss, or there are no gradients to add to.
+    fn begin(&mut self, tape: &Tape, batch: &Batch, part: Part) -> Result<()>;
 
-    /// A copy of the gradients of the last [`Backend::gradients`].
+    /// Says what the next [`Backend::begin`] will be given, which a device can take in while it works. Another batch then
+    /// is no error, and no number depends on it.
+    ///
+    /// # Errors
+    /// If the batch does not fit the tape.
+    fn prepare(&mut self, tape: &Tape, batch: &Batch, part: Part) -> Result<()>;
+
+    /// Waits for the pass begun last: its own scores, not multiplied by its share.
+    ///
+    /// # Errors
+    /// [`crate::Error::Backend`] if none was begun since the last call.
+    fn scores(&mut self) -> Result<Scores>;
+
+    /// A whole batch: the gradients replace those of the pass before.
+    ///
+    /// # Errors
+    /// As [`Backend::begin`].
+    fn gradients(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
+        self.begin(tape, batch, Part::WHOLE)?;
+        self.scores()
+    }
+
+    /// A copy of the gradients of the passes since the last that did not add.
     ///
     /// # Errors
     /// [`crate::Error::Backend`] before the first one.

@@ -14,7 +14,7 @@ mod optim;
 mod params;
 mod tape;
 
-pub use backend::{Backend, Scores};
+pub use backend::{Backend, Part, Scores};
 pub use batch::{Batch, IGNORE};
 pub use cpu::{CpuBackend, Decoder};
 pub use cuda::{CudaBackend, MemoryPlan, Precision, cuda_device, cuda_kernels_hash};

@@ -21,6 +21,7 @@ pub struct Tape {
     ops: Vec<Op>,
     cols: Vec<usize>,
     specs: Vec<ParamSpec>,
+    recompute: bool,
 }
 
 impl Tape {
@@ -33,7 +34,7 @@ impl Tape {
             let what = format!("batch {batch} x length {len} has no tokens");
             return Err(Error::Shape { op: "tape", what, remedy: "give at least one row and one token" });
         }
-        Ok(Self { batch, len, ops: Vec::new(), cols: Vec::new(), specs: Vec::new() })
+        Ok(Self { batch, len, ops: Vec::new(), cols: Vec::new(), specs: Vec::new(), recompute: false })
     }
 
     /// The same ops for rows of another length.
@@ -55,6 +56,17 @@ impl Tape {
     /// Rows of every value: `batch * len`.
     pub fn tokens(&self) -> usize {
         self.batch * self.len
+    }
+
+    /// Asks for activations to be made again in the backward pass instead of kept, where a backend can: CUDA. It costs a forward
+    /// pass and changes no number.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
+    }
+
+    /// Whether activations are to be made again: see [`Tape::set_recompute`].
+    pub fn recompute(&self) -> bool {
+        self.recompute
     }
 
     /// The ops in order; op i makes the value of index i.

@@ -94,6 +94,7 @@ impl Session<'_> {
                 config_sha256: row.config_sha256.clone(),
                 git_rev: place.source.git_rev.clone(),
                 wall_s: began.elapsed().as_secs_f64(),
+                remarks: progress.remarks(),
             };
             progress.finish(&self.result(&row.id, &metrics));
             state.push(Finished { head, metrics, curve })?;
@@ -155,6 +156,7 @@ impl Session<'_> {
             wall_s: done.head.wall_s,
             config_sha256: row.config_sha256.clone(),
             config: row.config.clone(),
+            remarks: done.head.remarks.clone(),
         });
         Run {
             record: RunRecord {

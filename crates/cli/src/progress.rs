@@ -2,8 +2,8 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a line is written where there is no terminal.
@@ -19,6 +19,7 @@ pub struct Progress {
     last_line: Mutex<Instant>,
     total: AtomicU64,
     done: AtomicU64,
+    remarks: Mutex<Vec<String>>,
 }
 
 impl Progress {
@@ -44,6 +45,7 @@ impl Progress {
             last_line: Mutex::new(now),
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            remarks: Mutex::default(),
         }
     }
 
@@ -78,6 +80,19 @@ impl Progress {
     /// A line that even those who asked for quiet must see: something broke, and the run goes on without it.
     pub fn warn(&self, text: &str) {
         self.above(&format!("{}: {text}", self.label));
+    }
+
+    /// A line that everybody must see and that the row's record keeps.
+    pub fn remark(&self, text: &str) {
+        self.warn(text);
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+    }
+
+    /// The remarks so far, sorted: they come from several threads.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        let mut remarks = self.remarks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        remarks.sort();
+        remarks
     }
 
     /// Ends the bar and writes the row's last line.

@@ -40,6 +40,9 @@ pub(crate) struct Head {
     pub(crate) git_rev: String,
     /// Seconds.
     pub(crate) wall_s: f64,
+    /// What else the record must say.
+    #[serde(default)]
+    pub(crate) remarks: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,6 +127,7 @@ mod tests {
                 config_sha256: "00".into(),
                 git_rev: "abc".into(),
                 wall_s: 0.5,
+                remarks: vec!["seed 0 moved".into()],
             },
             metrics: vec![point(9, 0.1 + 0.2)],
             curve: vec![point(1, 1e-300), point(9, 0.1 + 0.2)],

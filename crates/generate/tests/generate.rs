@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use backend::{Backend, Batch, CpuBackend, IGNORE, Init, ParamSpec, Params, State};
 use model::Transformer;
 use serde_json::{Value, json};
-use train::{Log, save};
+use train::{Leg, Log, save};
 
 fn row() -> Value {
     json!({ "model": {
@@ -22,7 +22,9 @@ fn checkpoint(folder: &Path, row: &Value) -> (PathBuf, Transformer, State) {
     let scattered: Vec<_> = specs.iter().map(|s| ParamSpec { init: Init::Normal { std: 0.4 }, ..s.clone() }).collect();
     let state = State::new(Params { values: Params::init(scattered.into(), 2).values, specs });
     let path = folder.join("model.safetensors");
-    save(&path, &state, &Log::default(), &json!({ "row": row, "seed": 0 })).unwrap();
+    // Where it was trained does not matter: here on a GPU.
+    let log = Log { legs: vec![Leg { from: 1, device: "cuda:0-bf16".into() }], ..Log::default() };
+    save(&path, &state, &log, &json!({ "row": row, "seed": 0 })).unwrap();
     (path, model, state)
 }
 

@@ -1,8 +1,10 @@
 //! The CUDA backend against the CPU's on every op alone and every variant of the model: loss, and the gradient of every parameter.
 //!
 //! `cargo run --release -p model --example cuda_parity [-- --shard 0/8] [--only NAME]`, on a machine with a GPU. In f32 every tensor
-//! agrees to a relative 1e-4, in bf16 to 2e-2 (models of 16 columns 6e-2); ops that are not on CUDA yet are counted apart; a second backend gives the same bits, and so does the graph that replaces the single
-//! launches from the second run on. One line per variant that fails, one line in the end; exit code 1 if any failed.
+//! agrees to a relative 1e-4, in bf16 to 2e-2 (models of 16 columns 6e-2); ops that are not on CUDA yet are counted apart. The same
+//! bits come from a second backend, from the graph that replaces the single launches from the second run on, from a batch taken in
+//! ahead of its pass, and with activations made again in the backward. Wider models also take a batch in two parts. One line per
+//! variant that fails, one line in the end; exit code 1 if any failed.
 
 #[path = "../../reference/tests/oracle/common.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs, reason = "the oracle's variants, of whose helpers this uses some")]
@@ -13,7 +15,7 @@ mod op_tapes;
 
 use std::process::ExitCode;
 
-use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, Params, Precision, Scores, Tape};
+use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, IGNORE, Params, Part, Precision, Scores, Tape};
 use common::{VOCAB, distance, norm, random_batch, random_state, variants, wide, wider};
 use model::Transformer;
 
@@ -69,6 +71,16 @@ fn main() -> Result<ExitCode, backend::Error> {
             Err(e) => failures.push(format!("{name}: {e}")),
         }
     }
+    for (i, (name, model)) in wider().into_iter().enumerate() {
+        if i % shards == shard && only.is_none_or(|only| name.contains(only)) {
+            for precision in [Precision::F32, Precision::Bf16] {
+                cases += 1;
+                if let Err(e) = in_parts(&format!("{name}, {precision:?}"), &model, precision, &mut failures) {
+                    failures.push(format!("{name}: {e}"));
+                }
+            }
+        }
+    }
     failures.iter().for_each(|failure| println!("{failure}"));
     println!(
         "{cases} cases, {} failures, {absent} not on cuda, worst f32 {:.2e}, worst bf16 {:.2e}",
@@ -113,6 +125,10 @@ fn check(
     };
     let worst = compare(name, &want, &want_gradients, &scores[2], &have, allowed, failures);
 
+    ahead_and_again(name, tape, data, (&mut cuda, &scores[2], &have), failures)?;
+    // Both hold the gradients of the whole batch again.
+    cuda.gradients(tape, data)?;
+
     // The state moves between devices: one step on each from the same gradients' state.
     let rule = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
     let (norm_cpu, norm_cuda) = (cpu.update(&rule)?, cuda.update(&rule)?);
@@ -128,6 +144,81 @@ fn check(
         evaluation(name, tape, data, &mut cpu, &mut cuda, failures)?;
     }
     Ok(worst)
+}
+
+/// What changes no bit: a batch taken in ahead of its pass, also where another one comes, and activations made again.
+fn ahead_and_again(
+    name: &str,
+    tape: &Tape,
+    data: &Batch,
+    (cuda, want, gradients): (&mut CudaBackend, &Scores, &Params),
+    failures: &mut Failures,
+) -> Result<(), backend::Error> {
+    let mut other = data.clone();
+    other.ids.rotate_left(1);
+    let mut recompute = tape.clone();
+    recompute.set_recompute(true);
+    for (what, tape, batches) in
+        [("taken in ahead", tape, [data, &other, data]), ("recomputed", &recompute, [data, data, data])]
+    {
+        let mut scores = Scores::default();
+        for ahead in batches {
+            cuda.begin(tape, data, Part::WHOLE)?;
+            cuda.prepare(tape, ahead, Part::WHOLE)?;
+            scores = cuda.scores()?;
+        }
+        if scores != *want || cuda.read_gradients()? != *gradients {
+            failures.push(format!("{name}: {what}, the bits differ"));
+        }
+    }
+    Ok(())
+}
+
+/// A batch in two parts, some labels ignored, against the CPU's gradients of the whole; and the same bits again, by the graphs.
+fn in_parts(
+    name: &str,
+    model: &Transformer,
+    precision: Precision,
+    failures: &mut Failures,
+) -> Result<(), backend::Error> {
+    let (whole, half) = (model.record(4, 300)?, model.record(2, 300)?);
+    let mut data = random_batch(&whole, VOCAB, 7);
+    data.targets[..400].fill(IGNORE);
+    let state = random_state(&whole, 4);
+    let mut cpu = CpuBackend::new();
+    cpu.load(state.clone())?;
+    let want = cpu.gradients(&whole, &data)?;
+    let want_gradients = cpu.read_gradients()?;
+
+    let labels = |targets: &[u32]| targets.iter().filter(|&&t| t != IGNORE).count();
+    let parts = data.ids.chunks(600).zip(data.targets.chunks(600));
+    let parts: Vec<(Batch, Part)> = parts
+        .enumerate()
+        .map(|(i, (ids, targets))| {
+            let share = labels(targets) as f32 / labels(&data.targets) as f32;
+            (Batch::new(ids.into(), targets.into()), Part { share, add: i > 0 })
+        })
+        .collect();
+    let mut cuda = CudaBackend::new(0, precision)?;
+    cuda.load(state)?;
+    let mut runs: Vec<(f32, Params)> = Vec::new();
+    for _ in 0..3 {
+        let mut loss = 0.0;
+        for (i, (batch, part)) in parts.iter().enumerate() {
+            cuda.begin(&half, batch, *part)?;
+            let (ahead, part_ahead) = &parts[1 - i];
+            cuda.prepare(&half, ahead, *part_ahead)?;
+            loss += part.share * cuda.scores()?.loss;
+        }
+        runs.push((loss, cuda.read_gradients()?));
+    }
+    if runs.iter().any(|run| *run != runs[0]) {
+        failures.push(format!("{name}: in parts, two runs differ, or the graph from the launches"));
+    }
+    let have = Scores { loss: runs[0].0, ..Scores::default() };
+    let allowed = if precision == Precision::F32 { 1e-4 } else { 2e-2 };
+    compare(&format!("{name}, in parts"), &want, &want_gradients, &have, &runs[0].1, allowed, failures);
+    Ok(())
 }
 
 /// Both hold the same state: an evaluation and every logit agree.

@@ -1,6 +1,6 @@
 //! The backend: parameters as dfdx tensors, passes through [`crate::interpret`], updates on the host in f32.
 
-use backend::{AdamW, Backend, Batch, Error, Op, Params, Result, Scores, State, Tape as Model, Var, excess_load};
+use backend::{AdamW, Backend, Batch, Error, Op, Params, Part, Result, Scores, State, Tape as Model, Var, excess_load};
 use dfdx::prelude::*;
 
 use crate::compose::{Matrix, Vector};
@@ -37,6 +37,8 @@ pub struct DfdxBackend<E: Real> {
     params: Vec<Vector<E, Cpu>>,
     gradients: Option<Vec<Vec<E>>>,
     values: Vec<Matrix<E, Cpu>>,
+    /// What the pass begun last found.
+    scores: Option<Scores>,
 }
 
 impl<E: Real> Default for DfdxBackend<E>
@@ -54,7 +56,14 @@ where
 {
     /// A backend that holds no parameters yet.
     pub fn new() -> Self {
-        Self { device: Cpu::default(), state: None, params: Vec::new(), gradients: None, values: Vec::new() }
+        Self {
+            device: Cpu::default(),
+            state: None,
+            params: Vec::new(),
+            gradients: None,
+            values: Vec::new(),
+            scores: None,
+        }
     }
 
     /// The mean loss and the auxiliary losses of its experts, in full precision.
@@ -171,11 +180,33 @@ where
         Ok(scores)
     }
 
-    fn gradients(&mut self, tape: &Model, batch: &Batch) -> Result<Scores> {
+    fn begin(&mut self, tape: &Model, batch: &Batch, part: Part) -> Result<()> {
+        self.scores = None;
+        let held = self.gradients.take();
+        if part.add && held.is_none() {
+            return Err(no_gradients::<E>());
+        }
         let pass = self.run(tape, batch)?;
         let scores = scores(tape, &pass);
-        self.gradients = Some(self.backward(tape, objective(pass)?, &scores.load)?);
-        Ok(scores)
+        let share = E::lift(part.share.into());
+        let loss = objective(pass)?.try_mul(share).map_err(|e| failed::<E>("loss", e))?;
+        let mut gradients = self.backward(tape, loss, &scores.load)?;
+        for (sum, held) in gradients.iter_mut().zip(held.filter(|_| part.add).into_iter().flatten()) {
+            sum.iter_mut().zip(held).for_each(|(sum, held)| *sum += held);
+        }
+        self.gradients = Some(gradients);
+        self.scores = Some(scores);
+        Ok(())
+    }
+
+    fn prepare(&mut self, tape: &Model, batch: &Batch, _: Part) -> Result<()> {
+        batch.check(tape)
+    }
+
+    fn scores(&mut self) -> Result<Scores> {
+        let what = "no pass was begun".to_string();
+        let hint = "call begin() first".into();
+        self.scores.take().ok_or_else(|| Error::Backend { backend: name::<E>(), what, hint })
     }
 
     fn read_gradients(&self) -> Result<Params> {

@@ -103,6 +103,9 @@ pub struct RowRecord {
     pub config_sha256: String,
     /// The resolved configuration, whole.
     pub config: toml::Table,
+    /// What the rest of the record does not say of it, such as steps made on another device than [`RunRecord::device`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// A record with its values.

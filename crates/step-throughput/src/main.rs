@@ -21,6 +21,12 @@ struct Args {
     /// Steps that are timed.
     #[arg(long)]
     steps: Option<usize>,
+    /// Passes that the batch is taken in, instead of the row's.
+    #[arg(long)]
+    accumulate: Option<usize>,
+    /// Makes activations again in the backward pass instead of keeping them.
+    #[arg(long)]
+    recompute: bool,
     /// Prints the time of each kind of launch.
     #[arg(long)]
     profile: bool,
@@ -38,15 +44,20 @@ fn main() -> anyhow::Result<()> {
     let only = (!args.rows.is_empty()).then_some(&args.rows[..]);
     for planned in plan.resolve(&args.scale, only)? {
         let row: Row = planned.config.clone().try_into().context(planned.id.clone())?;
-        let row = Row { steps: args.steps.unwrap_or(row.steps), ..row };
+        let row = Row {
+            steps: args.steps.unwrap_or(row.steps),
+            accumulate: args.accumulate.unwrap_or(row.accumulate),
+            recompute: args.recompute || row.recompute,
+            ..row
+        };
         if args.print_memory {
-            println!("{}\n{}", planned.id, MemoryPlan::new(&row.tape()?, Precision::Bf16)?);
+            println!("{}\n{}", planned.id, MemoryPlan::new(&row.tape()?, Precision::Bf16, row.accumulate > 1)?);
         } else if args.tune {
             let ordinal = args.cuda.context("--tune times products on a GPU: give --cuda N")?;
             let tape = row.tape()?;
             let mut backend = CudaBackend::new(ordinal, Precision::Bf16)?;
             backend.load(state(&tape))?;
-            backend.tune(&tape, &batch(&tape, row.model.vocab))?.iter().for_each(|line| println!("{line}"));
+            backend.tune(&tape, &batch(tape.tokens(), row.model.vocab))?.iter().for_each(|line| println!("{line}"));
         } else if args.profile {
             let ordinal = args.cuda.context("--profile times launches of a GPU: give --cuda N")?;
             profile(&planned.id, &row, ordinal)?;
@@ -74,7 +85,7 @@ fn profile(id: &str, row: &Row, ordinal: usize) -> anyhow::Result<()> {
     let tape = row.tape()?;
     let mut backend = CudaBackend::new(ordinal, Precision::Bf16)?;
     backend.load(state(&tape))?;
-    let steps = backend.profile(&tape, &batch(&tape, row.model.vocab), 3)?;
+    let steps = backend.profile(&tape, &batch(tape.tokens(), row.model.vocab), 3)?;
     let mut by_name: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     for (name, ms) in &steps {
         let entry = by_name.entry(name).or_default();

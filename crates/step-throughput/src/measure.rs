@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, Init, ParamSpec, Params, Precision, State, Tape};
 
+use train::Parts;
+
 use crate::{Row, flops_per_step};
 
 /// What a row's steps took.
@@ -37,15 +39,15 @@ pub fn backend(cuda: Option<usize>) -> backend::Result<Box<dyn Backend>> {
     })
 }
 
-/// Random tokens that follow each other: each label is the next id.
-pub fn batch(tape: &Tape, vocab: usize) -> Batch {
+/// So many random tokens that follow each other: each label is the next id.
+pub fn batch(tokens: usize, vocab: usize) -> Batch {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut draw = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 33) % vocab as u64) as u32
     };
-    let ids: Vec<u32> = (0..=tape.tokens()).map(|_| draw()).collect();
-    Batch::new(ids[..tape.tokens()].to_vec(), ids[1..].to_vec())
+    let ids: Vec<u32> = (0..=tokens).map(|_| draw()).collect();
+    Batch::new(ids[..tokens].to_vec(), ids[1..].to_vec())
 }
 
 /// Parameters whose speed is that of any: small pseudo-random values, one for norm gains.
@@ -71,7 +73,7 @@ pub fn state(tape: &Tape) -> State {
 /// If the device is absent, fails or cannot hold the step.
 pub fn measure(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     let tape = row.tape()?;
-    let batch = batch(&tape, row.model.vocab);
+    let parts = Parts::new(batch(row.tokens(), row.model.vocab), row.accumulate);
     let free = || -> backend::Result<Option<usize>> {
         Ok(cuda.map(kernels::cuda::Device::new).transpose()?.map(|d| d.memory()).transpose()?.map(|(free, _)| free))
     };
@@ -81,7 +83,7 @@ pub fn measure(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..row.warmup + row.steps.max(1) {
         let start = Instant::now();
-        losses.push(backend.gradients(&tape, &batch)?.loss);
+        losses.push(parts.gradients(&mut *backend, &tape, || Some(&parts))?);
         backend.update(&rule())?;
         if step >= row.warmup {
             times.push(start.elapsed().as_secs_f64());
@@ -92,8 +94,8 @@ pub fn measure(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     let seconds = times[times.len() / 2];
     Ok(Timing {
         ms_per_step: seconds * 1e3,
-        tokens_per_second: tape.tokens() as f64 / seconds,
-        flops_per_second: flops_per_step(&tape) / seconds,
+        tokens_per_second: row.tokens() as f64 / seconds,
+        flops_per_second: row.accumulate as f64 * flops_per_step(&tape) / seconds,
         peak_gib: before.zip(after).map(|(b, a)| b.saturating_sub(a) as f64 / (1u64 << 30) as f64),
         loss: (losses[0], losses[losses.len() - 1]),
     })

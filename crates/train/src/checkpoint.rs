@@ -3,8 +3,8 @@
 //! Tensors: each parameter under its own name, its moments under `adamw.m.NAME` and `adamw.v.NAME` (F32), and
 //! the log as `log.step` (I64), `log.metric` (U8, positions in [`Metric::ALL`]) and `log.value` (F64). The header's metadata has one key,
 //! `train`: the SHA-256 of a JSON object, a space, and the object: `format`, `step`, `run` (what the caller says
-//! makes this run what it is: its configurations and seed) and `sha256` of each tensor. Any safetensors reader
-//! opens it.
+//! makes this run what it is: its configurations and seed), `legs` (which device made which steps; any may go on) and `sha256` of
+//! each tensor. Any safetensors reader opens it.
 //!
 //! A file is complete or absent: it is written beside its place, synced, and renamed.
 
@@ -20,9 +20,9 @@ use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Log, Metric, Point, Result};
+use crate::{Error, Leg, Log, Metric, Point, Result};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const KEY: &str = "train";
 const DAMAGED: &str = "restore a copy of the file, or delete it to start over";
 const OTHER_RUN: &str = "resume with the configuration it was made with, or choose another output folder";
@@ -34,6 +34,7 @@ struct Meta {
     format: u32,
     step: u64,
     run: Value,
+    legs: Vec<Leg>,
     sha256: BTreeMap<String, String>,
 }
 
@@ -82,8 +83,8 @@ pub fn save(path: &Path, state: &State, log: &Log, run: &Value) -> Result<()> {
     let refuse = |what: String| Error::Checkpoint { path: path.into(), what, remedy: WRITE };
     let tensors = tensors(state, log);
     let hashes = tensors.iter().map(|(name, t)| (name.clone(), sha256(&t.data()))).collect();
-    let meta = serde_json::to_string(&Meta { format: FORMAT, step: state.step, run: run.clone(), sha256: hashes })
-        .map_err(|e| refuse(format!("metadata: {e}")))?;
+    let meta = Meta { format: FORMAT, step: state.step, run: run.clone(), legs: log.legs.clone(), sha256: hashes };
+    let meta = serde_json::to_string(&meta).map_err(|e| refuse(format!("metadata: {e}")))?;
     let metadata = HashMap::from([(KEY.to_string(), format!("{} {meta}", sha256(meta.as_bytes())))]);
 
     let views = tensors.iter().map(|(name, tensor)| (name, tensor));
@@ -132,7 +133,7 @@ pub fn load(path: &Path, specs: &Arc<[ParamSpec]>, run: &Value) -> Result<(State
         let metric = *metric.ok_or_else(|| damaged("tensor log.metric holds an unknown metric".into()))?;
         Ok(Point { step: i64::from_le_bytes(*step) as u64, metric, value: f64::from_le_bytes(*value) })
     });
-    let log = Log { points: points.collect::<Result<_>>()? };
+    let log = Log { points: points.collect::<Result<_>>()?, legs: meta.legs };
     if file.len() != 3 * specs.len() + 3 {
         let what = format!("{} tensors for a model of {} parameters", file.len(), specs.len());
         return Err(refuse(what, OTHER_RUN));
@@ -264,6 +265,8 @@ mod tests {
         let mut log = Log::default();
         log.push(16, Metric::Loss, 0.1 + 0.2);
         log.push(17, Metric::Accuracy, 1.0 / 3.0);
+        log.made_by(1, "cpu");
+        log.made_by(9, "cuda:0-bf16");
         (state, log, json!({ "train": { "lr": 5e-4_f32, "steps": 20 }, "seed": 3 }))
     }
 

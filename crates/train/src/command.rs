@@ -52,6 +52,9 @@ impl<'a> Teller<'a> {
                 let (loss, accuracy) = (evaluation.loss, evaluation.accuracy);
                 progress.note(&format!("seed {seed}, step {step}: test loss {loss:.3}, accuracy {accuracy:.3}"));
             }
+            What::Moved { log } => {
+                progress.remark(&format!("seed {seed} moved between devices: {}", log.made_where()));
+            }
             What::Diverged { error } => progress.warn(&format!("seed {seed} stopped at {error}")),
         }
     }

@@ -13,6 +13,13 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Rows of a batch.
     pub batch: usize,
+    /// Passes that a batch is taken in, where it is too large for the device: of `batch / accumulate` rows each, their gradients
+    /// added. It must divide the batch.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
+    /// Whether activations are made again in the backward pass instead of kept: see [`backend::Tape::set_recompute`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
     /// Learning rate at the end of the warm-up.
     pub lr: f64,
     /// Learning rate the cosine decays to.
@@ -59,6 +66,14 @@ pub struct EarlyStop {
     pub evaluations: usize,
 }
 
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
 fn betas() -> [f64; 2] {
     [0.9, 0.95]
 }
@@ -102,6 +117,14 @@ impl TrainConfig {
             if value == 0 {
                 return refuse(field, &value, "give at least 1");
             }
+        }
+        if self.accumulate == 0 || !self.batch.is_multiple_of(self.accumulate) {
+            let what = format!("{} passes do not divide a batch of {} rows", self.accumulate, self.batch);
+            return Err(Error::Config {
+                field: "accumulate",
+                what,
+                remedy: "give a divisor of the batch, 1 for one pass",
+            });
         }
         // Negated comparisons, so that NaN is refused.
         if !(self.lr > 0.0 && self.lr.is_finite()) {
@@ -202,6 +225,8 @@ mod tests {
             (r#","warmup":1.0"#, "warmup"),
             (r#","betas":[0.9,1.0]"#, "betas"),
             (r#","clip":-1"#, "clip"),
+            (r#","accumulate":0"#, "accumulate"),
+            (r#","accumulate":3"#, "accumulate"),
             (r#","log_every":0"#, "log_every"),
             (r#","early_stop":{"at_least":1.5}"#, "early_stop.at_least"),
             (r#","early_stop":{"at_least":0.9,"metric":"lr"}"#, "early_stop.metric"),
@@ -209,7 +234,7 @@ mod tests {
             let message = config(json).check().unwrap_err().to_string();
             assert!(message.starts_with(&format!("train.{field}: ")), "{message}");
         }
-        assert!(config("").check().is_ok());
+        assert!(config("").check().is_ok() && config(r#","accumulate":2"#).check().is_ok());
         assert!(TrainConfig { lr: f64::NAN, ..config("") }.check().is_err());
     }
 

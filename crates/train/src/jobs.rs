@@ -24,7 +24,7 @@ pub struct Job<'a> {
     pub name: String,
     /// Seed of the initial parameters.
     pub seed: u64,
-    /// What makes it what it is beside seed and device, see [`Checkpoint::run`]: `row`, its configurations, from which
+    /// What makes it what it is beside the seed, see [`Checkpoint::run`]: `row`, its configurations, from which
     /// a checkpoint is made a model again, and what else the caller's results depend on.
     pub run: Map<String, Value>,
     /// The model's tape for so many rows of so many tokens.
@@ -91,6 +91,11 @@ pub enum What<'a> {
         /// What that found.
         evaluation: &'a Evaluation,
     },
+    /// It goes on from a checkpoint that another device wrote: its bits are those of no device alone.
+    Moved {
+        /// The log so far, which says what made which steps.
+        log: &'a Log,
+    },
     /// Its loss or gradient is no longer finite; its metrics are NaN.
     Diverged {
         /// Where, and what to try.
@@ -132,7 +137,6 @@ impl Job<'_> {
 fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outcome> {
     let mut run = job.run.clone();
     run.insert("seed".into(), job.seed.into());
-    run.insert("device".into(), format!("{:?}", options.device).into());
     let (every, resume, run) = (CHECKPOINT_EVERY, options.resume, Value::Object(run));
     let checkpoint = job.path(options).map(|path| Checkpoint { path, every, resume, run });
     let mut teller = Teller { steps: job.config.steps, tell };
@@ -144,7 +148,7 @@ fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outc
             let nan = |metric| Point { step, metric, value: f64::NAN };
             let points = [Metric::Accuracy, Metric::MacroAccuracy, Metric::EvalLoss].map(nan);
             Ok(Outcome {
-                log: Log { points: points.into() },
+                log: Log { points: points.into(), ..Log::default() },
                 step,
                 end: End::Diverged,
                 tokens_per_second: None,
@@ -174,6 +178,10 @@ impl Progress for Teller<'_> {
 
     fn evaluated(&mut self, step: u64, evaluation: &Evaluation) {
         (self.tell)(What::Evaluated { step, evaluation });
+    }
+
+    fn moved(&mut self, log: &Log) {
+        (self.tell)(What::Moved { log });
     }
 }
 

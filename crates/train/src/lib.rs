@@ -2,7 +2,8 @@
 //!
 //! [`train`] runs a [`Source`]'s batches through a [`backend::Backend`]. Nothing here draws a random number: a
 //! source is asked for the batch of step i, so a run stopped at any step and resumed from its checkpoint logs
-//! bit for bit what an unbroken one logs. The library prints nothing; a [`Progress`] hears of every step.
+//! bit for bit what an unbroken one logs, if the device is the same; it may also go on on another, and the log says where
+//! each step was made. The library prints nothing; a [`Progress`] hears of every step.
 //! [`train_all`] runs many trainings side by side: a row's seeds, a grid's settings.
 
 mod checkpoint;
@@ -13,6 +14,7 @@ mod error;
 mod evaluate;
 mod jobs;
 mod log;
+mod parts;
 mod run;
 mod source;
 
@@ -23,6 +25,7 @@ pub use device::{Device, arithmetic, find as find_device};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use jobs::{Event, Job, Options, Probe, What, forget, train_all};
-pub use log::{Log, Metric, Point};
+pub use log::{Leg, Log, Metric, Point};
+pub use parts::Parts;
 pub use run::{Checkpoint, End, Outcome, Progress, Run, train};
 pub use source::Source;

@@ -51,16 +51,45 @@ pub struct Point {
     pub value: f64,
 }
 
+/// The steps of a run that one device made: those from `from` to the next leg's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leg {
+    /// Its first step.
+    pub from: u64,
+    /// What made it, as [`backend::Backend::name`] has it.
+    pub device: String,
+}
+
 /// The measurements of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Log {
     /// In the order made.
     pub points: Vec<Point>,
+    /// What made the steps, in order: one leg unless the run moved from device to device.
+    pub legs: Vec<Leg>,
 }
 
 impl Log {
     pub(crate) fn push(&mut self, step: u64, metric: Metric, value: f64) {
         self.points.push(Point { step, metric, value });
+    }
+
+    /// Notes that steps from this one on are made by `device`.
+    pub(crate) fn made_by(&mut self, from: u64, device: &str) {
+        if self.legs.last().is_none_or(|leg| leg.device != device) {
+            self.legs.push(Leg { from, device: device.into() });
+        }
+    }
+
+    /// What made the steps, in words: `steps 1 to 12 on cpu, from 13 on cuda:0-bf16`.
+    pub fn made_where(&self) -> String {
+        let ends = self.legs.iter().skip(1).map(|next| Some(next.from - 1)).chain([None]);
+        let legs = self.legs.iter().zip(ends).map(|(Leg { from, device }, end)| match end {
+            Some(end) => format!("steps {from} to {end} on {device}"),
+            None => format!("from {from} on {device}"),
+        });
+        legs.collect::<Vec<_>>().join(", ")
     }
 
     /// The (step, value) of one metric, in order.
@@ -93,6 +122,15 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn legs_follow_each_other() {
+        let mut log = Log::default();
+        for (from, device) in [(1, "cpu"), (9, "cpu"), (13, "cuda:0-bf16"), (20, "cpu")] {
+            log.made_by(from, device);
+        }
+        assert_eq!(log.made_where(), "steps 1 to 12 on cpu, steps 13 to 19 on cuda:0-bf16, from 20 on cpu");
+    }
 
     #[test]
     fn solved_is_the_start_of_a_streak_long_enough() {

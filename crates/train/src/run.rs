@@ -1,8 +1,8 @@
 //! The loop.
 //!
-//! A step: batch, gradients, update; its loss, gradient norm and rate are logged; then an evaluation and a
+//! A step: batch, gradients (in as many passes as the configuration says), update; its loss, gradient norm and rate are logged; then an evaluation and a
 //! checkpoint where due. A checkpoint therefore always stands between two whole steps, and a run resumed from it
-//! goes on as if it had never stopped.
+//! goes on as if it had never stopped. On another device it goes on with other roundings; the log then says so.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use backend::{Backend, Params, State, Tape};
 use serde_json::Value;
 
 use crate::evaluate::{Evaluation, evaluate};
+use crate::parts::Parts;
 use crate::{Error, Log, Metric, Result, Source, TrainConfig, checkpoint};
 
 /// Everything about a run that does not change what it computes, and its seed.
@@ -44,6 +45,9 @@ pub trait Progress {
 
     /// An evaluation was made.
     fn evaluated(&mut self, step: u64, evaluation: &Evaluation);
+
+    /// The run goes on, or had ended, with steps that another device made: see [`Log::legs`].
+    fn moved(&mut self, log: &Log);
 }
 
 /// Nobody listens.
@@ -51,6 +55,8 @@ impl Progress for () {
     fn step(&mut self, _: u64, _: f32, _: f64) {}
 
     fn evaluated(&mut self, _: u64, _: &Evaluation) {}
+
+    fn moved(&mut self, _: &Log) {}
 }
 
 /// Why a run ended.
@@ -95,14 +101,25 @@ pub fn train(
     run: Run<'_>,
 ) -> Result<Outcome> {
     config.check()?;
-    let tape = record(config.batch, source.row_len())?;
+    let mut tape = record(config.batch / config.accumulate, source.row_len())?;
+    tape.set_recompute(config.recompute);
+    let tape = tape;
     let (state, mut log) = start(&tape, &run)?;
     let (mut step, first) = (state.step, state.step);
     backend.load(state)?;
 
     let solved = |log: &Log| config.early_stop.as_ref().is_some_and(|stop| log.solved_at(stop).is_some());
     let (mut is_solved, mut saved, mut training) = (solved(&log), (step, Instant::now()), Duration::ZERO);
-    let rate = |step: u64, time: Duration| (step - first) as f64 * tape.tokens() as f64 / time.as_secs_f64();
+    let here = backend.name();
+    if step < config.steps && !is_solved {
+        log.made_by(step + 1, &here);
+    }
+    if log.legs.iter().any(|leg| leg.device != here) {
+        run.progress.moved(&log);
+    }
+    let tokens = (config.batch * source.row_len()) as f64;
+    let mut next = None;
+    let rate = |step: u64, time: Duration| (step - first) as f64 * tokens / time.as_secs_f64();
     loop {
         let end = match run.deadline {
             _ if step >= config.steps => Some(End::Steps),
@@ -124,7 +141,7 @@ pub fn train(
 
         step += 1;
         let started = Instant::now();
-        let [loss, grad_norm] = update(backend, &tape, source, config, step)?;
+        let [loss, grad_norm] = update(backend, &tape, source, config, step, &mut next)?;
         training += started.elapsed();
         run.progress.step(step, loss, rate(step, training));
         if config.logs(step) {
@@ -155,17 +172,25 @@ fn start(tape: &Tape, run: &Run<'_>) -> Result<(State, Log)> {
     Ok((State::new(Params::init(tape.specs(), run.seed)), Log::default()))
 }
 
-/// One step; its loss and gradient norm.
+/// One step; its loss and gradient norm. `next` holds its batch, if the step before has made it, and then that of the step after:
+/// while a device works, the host makes what comes next.
 fn update(
     backend: &mut dyn Backend,
     tape: &Tape,
     source: &dyn Source,
     config: &TrainConfig,
     step: u64,
+    next: &mut Option<Result<Parts>>,
 ) -> Result<[f32; 2]> {
-    let what = || format!("training batch of step {step}");
-    let batch = source.train(step, config.batch).map_err(|source| Error::Source { what: what(), source })?;
-    let loss = backend.gradients(tape, &batch)?.loss;
+    let make = |step: u64| -> Result<Parts> {
+        let what = || format!("training batch of step {step}");
+        let batch = source.train(step, config.batch).map_err(|source| Error::Source { what: what(), source })?;
+        Ok(Parts::new(batch, config.accumulate))
+    };
+    let parts = next.take().unwrap_or_else(|| make(step))?;
+    let last = step == config.steps;
+    let loss =
+        parts.gradients(backend, tape, move || if last { None } else { next.insert(make(step + 1)).as_ref().ok() })?;
     if !loss.is_finite() {
         return Err(diverged(backend, config, step, [loss, f32::NAN])?);
     }

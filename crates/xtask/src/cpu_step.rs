@@ -61,6 +61,7 @@ pub(crate) fn record(python: &str, device: &str, rounds: usize, threads: &[usize
                 wall_s: row_began.elapsed().as_secs_f64(),
                 config_sha256: config_hash(&config),
                 config,
+                remarks: Vec::new(),
             });
         }
     }

@@ -4,6 +4,7 @@ use std::mem::take;
 
 use kernels::short_conv::Options;
 use kernels::{Store, attention, embedding, gelu, layer_norm, linear, positions, rms_norm, rope, swiglu};
+use rayon::prelude::*;
 
 use super::CpuBackend;
 use super::conv::Conv;
@@ -16,19 +17,22 @@ use crate::params::Params;
 use crate::tape::Tape;
 
 impl CpuBackend {
-    /// Gradients of the loss of the forward pass just run with `train`.
-    pub(super) fn backward(&mut self, tape: &Tape, batch: &Batch) -> Result<()> {
+    /// Gradients of the loss of the forward pass just run with `train`, added to those held with `add`.
+    pub(super) fn backward(&mut self, tape: &Tape, batch: &Batch, add: bool) -> Result<()> {
         let mut params = match self.grads.take() {
             Some(g) => g,
             None => ParamGrads::new(Params::zeros(tape.specs())),
         };
         let mut values = take(&mut self.value_grads);
-        params.reset();
+        params.reset(add);
         values.reset(tape.ops().len(), &mut self.pool);
         for (i, &op) in tape.ops().iter().enumerate().rev() {
             if let Op::CrossEntropy { logits } = op {
                 // The forward pass left the gradient in place of the logits.
-                let dlogits = take(&mut self.values[logits.0]);
+                let mut dlogits = take(&mut self.values[logits.0]);
+                if self.share != 1.0 {
+                    dlogits.par_iter_mut().for_each(|g| *g *= self.share);
+                }
                 values.add(logits, dlogits, &mut self.pool)?;
             } else if let Some(dy) = values.take(Var(i)) {
                 self.run_backward(tape, batch, i, dy, &mut values, &mut params)?;

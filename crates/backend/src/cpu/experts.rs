@@ -25,8 +25,10 @@ impl Moe {
         }
     }
 
-    fn options(&self) -> Options {
-        Options { renormalize: self.renormalize, aux_weight: self.aux_weight, z_weight: self.z_weight }
+    /// `share` multiplies the auxiliary losses.
+    fn options(&self, share: f32) -> Options {
+        let Self { renormalize, aux_weight, z_weight, .. } = *self;
+        Options { renormalize, aux_weight: share * aux_weight, z_weight: share * z_weight }
     }
 }
 
@@ -36,7 +38,7 @@ impl CpuBackend {
         let (mut y, mut saved) = (take(&mut self.values[i]), self.moe.remove(&i).unwrap_or_default());
         let bias = op.bias.map(|b| self.param(b)).transpose()?;
         let (x, logits) = (self.value(op.x), self.value(op.logits));
-        moe::forward(op.shape(tape), op.options(), x, logits, bias, self.experts(op)?, &mut y, &mut saved)?;
+        moe::forward(op.shape(tape), op.options(1.0), x, logits, bias, self.experts(op)?, &mut y, &mut saved)?;
         scores.aux += saved.aux();
         scores.load.push(saved.load().collect());
         self.values[i] = y;
@@ -57,7 +59,7 @@ impl CpuBackend {
         let shape = op.shape(tape);
         let mut saved: Saved = self.moe.remove(&i).unwrap_or_default();
         let (mut dx, mut dlogits) = (pool.take(dy.len()), pool.take(shape.tokens * shape.experts));
-        moe::backward_input(shape, op.options(), self.experts(op)?, &mut saved, dy, &mut dx, &mut dlogits)?;
+        moe::backward_input(shape, op.options(self.share), self.experts(op)?, &mut saved, dy, &mut dx, &mut dlogits)?;
         values.add(op.x, dx, pool)?;
         values.add(op.logits, dlogits, pool)?;
         for (weight, p) in [(Weight::Gate, op.gate), (Weight::Up, op.up), (Weight::Down, op.down)] {

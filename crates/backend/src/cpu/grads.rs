@@ -62,9 +62,9 @@ impl ParamGrads {
         Self { grads, touched }
     }
 
-    /// Starts a pass: the next contribution to each parameter is its first.
-    pub(super) fn reset(&mut self) {
-        self.touched.fill(false);
+    /// Starts a pass: the next contribution to each parameter is its first, unless it is added to what there is.
+    pub(super) fn reset(&mut self, add: bool) {
+        self.touched.fill(add);
     }
 
     /// Ends a pass: a parameter the loss does not depend on has gradient zero.

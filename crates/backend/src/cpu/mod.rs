@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use kernels::{adamw, moe};
 
-use crate::backend::{Backend, Scores};
+use crate::backend::{Backend, Part, Scores};
 use crate::batch::Batch;
 use crate::op::Var;
 use crate::optim::{AdamW, State};
@@ -40,6 +40,10 @@ pub struct CpuBackend {
     /// The same of mixtures of experts, by op.
     moe: BTreeMap<usize, moe::Saved>,
     value_grads: ValueGrads,
+    /// What the losses of the pass under way are multiplied by.
+    share: f32,
+    /// What the pass begun last found.
+    scores: Option<Scores>,
     rope_tables: Vec<RopeTable>,
     pool: Pool,
 }
@@ -69,6 +73,7 @@ impl Backend for CpuBackend {
             part.check(&state.params.specs)?;
         }
         self.grads = None;
+        self.scores = None;
         self.state = Some(state);
         Ok(())
     }
@@ -81,21 +86,32 @@ impl Backend for CpuBackend {
         self.forward(tape, batch, false)
     }
 
-    fn gradients(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
+    fn begin(&mut self, tape: &Tape, batch: &Batch, part: Part) -> Result<()> {
         if tape.logits().is_none() {
             let what = "the tape has no loss".into();
             return Err(Error::Shape { op: "gradients", what, remedy: "record cross_entropy last" });
         }
+        if part.add && self.grads.is_none() {
+            return Err(Self::missing("no gradients to add to", "begin a step with a part that does not add"));
+        }
+        self.scores = None;
+        self.share = part.share;
         let scores = self.forward(tape, batch, true)?;
-        self.backward(tape, batch)?;
-        Ok(scores)
+        self.backward(tape, batch, part.add)?;
+        self.scores = Some(scores);
+        Ok(())
+    }
+
+    fn prepare(&mut self, tape: &Tape, batch: &Batch, _: Part) -> Result<()> {
+        batch.check(tape)
+    }
+
+    fn scores(&mut self) -> Result<Scores> {
+        self.scores.take().ok_or_else(|| Self::missing("no pass was begun", "call begin() first"))
     }
 
     fn read_gradients(&self) -> Result<Params> {
-        self.grads
-            .as_ref()
-            .map(|g| g.grads.clone())
-            .ok_or_else(|| Self::missing("no gradients", "run gradients() first"))
+        self.grads.as_ref().map(|g| g.grads.clone()).ok_or_else(|| Self::missing("no gradients", "begin a pass first"))
     }
 
     fn read(&self, x: Var) -> Result<Vec<f32>> {
@@ -104,7 +120,7 @@ impl Backend for CpuBackend {
     }
 
     fn update(&mut self, rule: &AdamW) -> Result<f32> {
-        let grads = &self.grads.as_ref().ok_or_else(|| Self::missing("no gradients", "run gradients() first"))?.grads;
+        let grads = &self.grads.as_ref().ok_or_else(|| Self::missing("no gradients", "begin a pass first"))?.grads;
         let state = self.state.as_mut().ok_or_else(|| Self::missing("no parameters", "load a state first"))?;
         let trained = grads.values.iter().zip(&*grads.specs).filter(|(_, spec)| spec.balance.is_none());
         let norm = trained.map(|(g, _)| adamw::sum_sq(g)).sum::<f64>().sqrt() as f32;

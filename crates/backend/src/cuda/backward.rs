@@ -13,6 +13,7 @@ use crate::op::{Op, Param, Var};
 impl Lower<'_> {
     pub(super) fn backward(&mut self) {
         for i in (0..self.tape.ops().len()).rev() {
+            self.make_again(i + 1);
             self.run_backward(i);
         }
         for p in 0..self.touched.len() {

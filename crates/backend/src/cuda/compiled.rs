@@ -21,12 +21,21 @@ pub(super) struct Key {
     cols: Vec<usize>,
     pass: Pass,
     packed: Option<usize>,
+    recompute: bool,
 }
 
 impl Key {
     pub(super) fn new(tape: &Tape, pass: Pass, packed: Option<usize>) -> Self {
         let cols = (0..tape.ops().len()).map(|i| tape.cols(Var::at(i))).collect();
-        Self { batch: tape.batch(), len: tape.seq_len(), ops: tape.ops().to_vec(), cols, pass, packed }
+        Self {
+            batch: tape.batch(),
+            len: tape.seq_len(),
+            ops: tape.ops().to_vec(),
+            cols,
+            pass,
+            packed,
+            recompute: tape.recompute(),
+        }
     }
 }
 
@@ -87,9 +96,13 @@ impl Compiled {
         })
     }
 
-    /// Runs every step on these inputs.
-    pub(super) fn run(&mut self, on: On<'_>, inputs: &[u32]) -> CudaResult<()> {
-        self.inputs.write(on.device, inputs)?;
+    /// The matrix of what the host sends.
+    pub(super) fn inputs(&self) -> &Tensor {
+        &self.inputs
+    }
+
+    /// Queues every step, on the inputs that are there.
+    pub(super) fn run(&mut self, on: On<'_>) -> CudaResult<()> {
         if self.runs == 1 {
             // The first run has compiled and loaded every kernel.
             self.graph = Some(Graph::record(on.device, || self.queue(on))?);

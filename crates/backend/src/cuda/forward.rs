@@ -19,7 +19,7 @@ impl Lower<'_> {
     }
 
     /// Runs op i, and those that run with it.
-    fn run(&mut self, i: usize) {
+    pub(super) fn run(&mut self, i: usize) {
         match self.tape.ops()[i] {
             Op::Embedding { table } => {
                 let (y, shape) = (self.fresh(self.tape.cols(Var(i))), &self.tape.spec(table).shape);

@@ -10,7 +10,7 @@ use crate::tape::Tape;
 use crate::{Error, Result};
 
 /// The places of a batch's parts in the inputs, and of the results in the outputs; N tokens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inputs {
     tokens: usize,
     /// Borders of sequences: S + 1, the last ones repeated where a batch has fewer.
@@ -46,7 +46,7 @@ impl Inputs {
         [view(3 * n, n), view(4 * n, n), view(5 * n, n + 1), view(6 * n + 1, 1)]
     }
 
-    /// 1 / labelled rows.
+    /// The share of the losses / labelled rows.
     pub(super) fn weight(&self) -> View {
         self.view(6 * self.tokens + 2, 1, Dtype::F32)
     }
@@ -73,10 +73,8 @@ impl Inputs {
         2 * self.tokens
     }
 
-    /// The inputs of a batch, checked against the tape.
-    pub(super) fn pack(&self, tape: &Tape, batch: &Batch) -> Result<Vec<u32>> {
-        batch.check(tape)?;
-        check_ids(tape, batch)?;
+    /// The inputs of a batch that fits the tape, its losses multiplied by `share`.
+    pub(super) fn pack(&self, tape: &Tape, batch: &Batch, share: f32) -> Vec<u32> {
         let n = self.tokens;
         let mut words = Vec::with_capacity(self.len());
         words.extend(&batch.ids);
@@ -92,10 +90,10 @@ impl Inputs {
         words.extend(tokens);
         words.extend(starts);
         words.push(count);
-        words.push((1.0 / counted(&batch.targets).max(1) as f32).to_bits());
+        words.push((share / counted(&batch.targets).max(1) as f32).to_bits());
         borders.resize(self.borders, n);
         words.extend(borders.into_iter().map(|b| b as u32));
-        Ok(words)
+        words
     }
 }
 
@@ -104,8 +102,9 @@ pub(super) fn counted(targets: &[u32]) -> usize {
     targets.iter().filter(|&&t| t != IGNORE).count()
 }
 
-/// The device does not check ids: those outside of a table would read past it.
-fn check_ids(tape: &Tape, batch: &Batch) -> Result<()> {
+/// Checks a batch against a tape. The device does not check ids: those outside of a table would read past it.
+pub(super) fn check(tape: &Tape, batch: &Batch) -> Result<()> {
+    batch.check(tape)?;
     let remedy = "use the tokenizer the model was made for";
     for op in tape.ops() {
         let (what, ids, rows) = match *op {

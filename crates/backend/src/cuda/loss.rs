@@ -2,7 +2,7 @@
 
 use kernels::cuda::dense;
 
-use super::lower::{Lower, Pass};
+use super::lower::Lower;
 use super::program::View;
 use crate::op::{Op, Param, Var};
 
@@ -20,7 +20,7 @@ impl Lower<'_> {
     /// what follows from it. The logits of all rows never exist at once.
     pub(super) fn loss(&mut self, logits: Var) {
         let (n, vocab) = (self.tokens(), self.tape.cols(logits));
-        let train = self.pass == Pass::Train;
+        let train = self.trains();
         let Some((x, w)) = self.head(logits) else {
             let value = self.value(logits);
             let target = if train { self.temporary(n, vocab, self.dtype) } else { value };

@@ -9,6 +9,7 @@ use super::groups::{Group, Groups};
 use super::inputs::Inputs;
 use super::layout::Layout;
 use super::program::{Home, Program, View};
+use super::segments::{Segment, segments};
 use crate::op::{Param, Var};
 use crate::tape::Tape;
 
@@ -17,8 +18,8 @@ use crate::tape::Tape;
 pub(super) enum Pass {
     /// Scores only; with `keep` every value stays to be read.
     Evaluate { keep: bool },
-    /// Scores and gradients.
-    Train,
+    /// Scores and gradients, which are added to those there are with `add`.
+    Train { add: bool },
 }
 
 /// A program and where to find what is read from it.
@@ -54,6 +55,8 @@ pub(super) struct Lower<'a> {
     /// Whether a parameter's gradient holds a contribution of this pass.
     pub(super) touched: Vec<bool>,
     pub(super) tables: Vec<(usize, f32)>,
+    /// Stretches whose values are made again, those that have run backward removed.
+    pub(super) segments: Vec<Segment>,
 }
 
 /// Lowers a tape for batches of equal rows or, with `packed`, for at most so many packed sequences.
@@ -80,11 +83,12 @@ pub(super) fn lower(
         grads: vec![None; n],
         current: None,
         mirrors: HashMap::new(),
-        touched: vec![false; tape.specs().len()],
+        touched: vec![pass == Pass::Train { add: true }; tape.specs().len()],
         tables: Vec::new(),
+        segments: if tape.recompute() { segments(tape, groups) } else { Vec::new() },
     };
     lower.forward();
-    if pass == Pass::Train {
+    if lower.trains() {
         lower.backward();
     }
     Lowered { program: lower.p, values: lower.values, tables: lower.tables, inputs: lower.inputs }
@@ -98,6 +102,10 @@ impl Lower<'_> {
     /// Sequences of equal length that the rows divide into.
     pub(super) fn batch(&self) -> usize {
         self.tape.batch()
+    }
+
+    pub(super) fn trains(&self) -> bool {
+        matches!(self.pass, Pass::Train { .. })
     }
 
     pub(super) fn keeps(&self) -> bool {

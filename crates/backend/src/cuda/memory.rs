@@ -27,16 +27,16 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan of a training step of this tape.
+    /// The plan of a training step of this tape; with `parts`, of a step that takes its batch in several passes of it.
     ///
     /// # Errors
     /// If the tape has an op that CUDA has not.
-    pub fn new(tape: &Tape, precision: Precision) -> Result<Self> {
+    pub fn new(tape: &Tape, precision: Precision, parts: bool) -> Result<Self> {
         supported(tape)?;
         let groups = Groups::new(tape);
         let layout = Layout::new(tape, &groups);
         let dtype = precision.dtype();
-        let lowered = lower(tape, &groups, &layout, Pass::Train, dtype, None);
+        let lowered = lower(tape, &groups, &layout, Pass::Train { add: parts }, dtype, None);
         let copy = if dtype == Dtype::F32 { 0 } else { dtype.bytes() };
         Ok(Self {
             parameters: layout.len * (4 + copy),

@@ -2,7 +2,8 @@
 //!
 //! A tape is lowered once per shape to a [`program`]: ops that share an input run as one product ([`groups`]), activations and
 //! their gradients are placed in one memory ([`program::Program::place`]), the classifier runs by chunks of rows with the loss, and
-//! from its second run on the whole pass is one CUDA graph. Activations are f32 or bf16; parameters, moments, statistics and sums
+//! from its second run on the whole pass is one CUDA graph. The next batch is taken in while a pass runs, and activations can be made
+//! again instead of kept ([`segments`]). Activations are f32 or bf16; parameters, moments, statistics and sums
 //! are f32 in both. Two runs give the same bits.
 
 mod backward;
@@ -17,14 +18,15 @@ mod loss;
 mod lower;
 mod memory;
 mod program;
+mod segments;
 mod state;
 
 use std::sync::Arc;
 
 use kernels::cuda::matmul::Matmul;
-use kernels::cuda::{Device, Dtype, Memory};
+use kernels::cuda::{Device, Dtype, Memory, Staging};
 
-use crate::backend::{Backend, Scores};
+use crate::backend::{Backend, Part, Scores};
 use crate::batch::Batch;
 use crate::op::{Op, Var};
 use crate::optim::{AdamW, State};
@@ -33,6 +35,7 @@ use crate::tape::Tape;
 use crate::{Error, Result};
 use compiled::{Compiled, Key};
 use groups::Groups;
+use inputs::Inputs;
 use layout::Layout;
 use lower::{Pass, lower};
 use program::On;
@@ -74,9 +77,22 @@ pub struct CudaBackend {
     /// The program that ran last.
     last: Option<usize>,
     has_gradients: bool,
+    /// Labels of the pass begun last; none where its tape has no loss.
+    begun: Option<Option<usize>>,
+    staging: Option<Staging>,
+    /// What the staging holds.
+    prepared: Option<Prepared>,
     // Last, so that everything on the device goes before it.
     matmul: Matmul,
     device: Device,
+}
+
+/// A batch on its way to the device.
+#[derive(PartialEq)]
+struct Prepared {
+    inputs: Inputs,
+    batch: Batch,
+    part: Part,
 }
 
 impl std::fmt::Debug for CudaBackend {
@@ -119,6 +135,9 @@ impl CudaBackend {
             work: None,
             last: None,
             has_gradients: false,
+            begun: None,
+            staging: None,
+            prepared: None,
             matmul,
             device,
         })
@@ -134,7 +153,7 @@ impl CudaBackend {
     /// # Errors
     /// As [`Backend::gradients`].
     pub fn profile(&mut self, tape: &Tape, batch: &Batch, runs: usize) -> Result<Vec<(&'static str, f64)>> {
-        self.run(tape, batch, Pass::Train)?;
+        self.gradients(tape, batch)?;
         let program =
             self.last.map(|i| &self.programs[i]).ok_or_else(|| self.missing("no program", "run a pass first"))?;
         Ok(program.profile(On { device: &self.device, matmul: &self.matmul }, runs)?)
@@ -145,7 +164,7 @@ impl CudaBackend {
     /// # Errors
     /// As [`Backend::gradients`].
     pub fn tune(&mut self, tape: &Tape, batch: &Batch) -> Result<Vec<String>> {
-        self.run(tape, batch, Pass::Train)?;
+        self.gradients(tape, batch)?;
         Ok(self.matmul.tune(&self.device)?)
     }
 
@@ -183,6 +202,7 @@ impl CudaBackend {
         self.programs.clear();
         self.last = None;
         self.has_gradients = false;
+        self.begun = None;
         self.state = None;
     }
 
@@ -205,6 +225,7 @@ impl CudaBackend {
             // The old memory goes first: both may not fit.
             self.programs.clear();
             self.last = None;
+            self.begun = None;
             self.work = None;
             self.device.synchronize()?;
             let (free, _) = self.device.memory()?;
@@ -233,22 +254,45 @@ impl CudaBackend {
         }
     }
 
-    fn run(&mut self, tape: &Tape, batch: &Batch, pass: Pass) -> Result<Scores> {
-        batch.check(tape)?;
-        let packed = batch.cu_seqlens.as_ref().map(|borders| (borders.len() - 1).next_power_of_two());
-        let index = self.program(tape, pass, packed)?;
-        let program = &mut self.programs[index];
-        let words = program.lowered.inputs.pack(tape, batch)?;
-        program.run(On { device: &self.device, matmul: &self.matmul }, &words)?;
-        self.last = Some(index);
-        if tape.logits().is_none() {
-            return Ok(Scores::default());
+    fn queue(&mut self, tape: &Tape, batch: &Batch, pass: Pass, part: Part) -> Result<()> {
+        self.begun = None;
+        inputs::check(tape, batch)?;
+        let index = self.program(tape, pass, packed(batch))?;
+        if part.add && !self.has_gradients {
+            return Err(self.missing("no gradients to add to", "begin a step with a part that does not add"));
         }
+        let program = &mut self.programs[index];
+        let inputs = program.lowered.inputs;
+        let same = |p: &Prepared| p.inputs == inputs && p.part == part && p.batch == *batch;
+        match &mut self.staging {
+            Some(staging) if self.prepared.as_ref().is_some_and(same) => {
+                staging.deliver(&self.device, program.inputs())?;
+                self.prepared = None;
+            }
+            _ => program.inputs().write(&self.device, &inputs.pack(tape, batch, part.share))?,
+        }
+        program.run(On { device: &self.device, matmul: &self.matmul })?;
+        self.last = Some(index);
+        self.begun = Some(tape.logits().map(|_| inputs::counted(&batch.targets)));
+        Ok(())
+    }
+
+    /// Waits for what was queued last.
+    fn outcome(&mut self) -> Result<Scores> {
+        let (Some(labels), Some(program)) = (self.begun.take(), self.last.map(|i| &self.programs[i])) else {
+            return Err(self.missing("no pass was begun", "call begin() first"));
+        };
+        let Some(labels) = labels else { return Ok(Scores::default()) };
         let (nll, predictions) = program.outputs(&self.device)?;
         let total: f64 = nll.iter().map(|&v| f64::from(v)).sum();
-        let loss = (total / inputs::counted(&batch.targets).max(1) as f64) as f32;
+        let loss = (total / labels.max(1) as f64) as f32;
         Ok(Scores { loss, nll, predictions, ..Scores::default() })
     }
+}
+
+/// Room for a batch's packed sequences.
+fn packed(batch: &Batch) -> Option<usize> {
+    batch.cu_seqlens.as_ref().map(|borders| (borders.len() - 1).next_power_of_two())
 }
 
 /// Refuses a tape with an op that has no launch yet.
@@ -307,23 +351,43 @@ impl Backend for CudaBackend {
 
     fn evaluate(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
         let keep = forward::value_bytes(tape, self.precision.dtype()) <= KEPT;
-        self.run(tape, batch, Pass::Evaluate { keep })
+        self.queue(tape, batch, Pass::Evaluate { keep }, Part::WHOLE)?;
+        self.outcome()
     }
 
-    fn gradients(&mut self, tape: &Tape, batch: &Batch) -> Result<Scores> {
+    fn begin(&mut self, tape: &Tape, batch: &Batch, part: Part) -> Result<()> {
         if tape.logits().is_none() {
             let what = "the tape has no loss".into();
             return Err(Error::Shape { op: "gradients", what, remedy: "record cross_entropy last" });
         }
-        let scores = self.run(tape, batch, Pass::Train)?;
+        self.queue(tape, batch, Pass::Train { add: part.add }, part)?;
         self.has_gradients = true;
-        Ok(scores)
+        Ok(())
+    }
+
+    fn prepare(&mut self, tape: &Tape, batch: &Batch, part: Part) -> Result<()> {
+        inputs::check(tape, batch)?;
+        let inputs = Inputs::new(tape, packed(batch));
+        // What it held is void whatever happens.
+        self.prepared = None;
+        let words = inputs.pack(tape, batch, part.share);
+        let staging = match self.staging.take().filter(|staging| staging.words() == words.len()) {
+            Some(staging) => staging,
+            None => Staging::new(&self.device, words.len())?,
+        };
+        self.staging.insert(staging).fill(&self.device, &words)?;
+        self.prepared = Some(Prepared { inputs, batch: batch.clone(), part });
+        Ok(())
+    }
+
+    fn scores(&mut self) -> Result<Scores> {
+        self.outcome()
     }
 
     fn read_gradients(&self) -> Result<Params> {
         match &self.state {
             Some(state) if self.has_gradients => Ok(state.gradients(&self.device)?),
-            _ => Err(self.missing("no gradients", "run gradients() first")),
+            _ => Err(self.missing("no gradients", "begin a pass first")),
         }
     }
 
@@ -336,7 +400,7 @@ impl Backend for CudaBackend {
 
     fn update(&mut self, rule: &AdamW) -> Result<f32> {
         if !self.has_gradients {
-            return Err(self.missing("no gradients", "run gradients() first"));
+            return Err(self.missing("no gradients", "begin a pass first"));
         }
         match &mut self.state {
             Some(state) => Ok(state.update(&self.device, rule)?),
@@ -345,5 +409,7 @@ impl Backend for CudaBackend {
     }
 }
 
+#[cfg(test)]
+mod recompute_tests;
 #[cfg(test)]
 mod tests;

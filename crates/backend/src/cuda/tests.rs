@@ -6,7 +6,7 @@ use crate::params::Init;
 use program::View;
 
 /// Blocks of attention with low-rank convolutions on q, k and v, as `crates/model` records them, and a SwiGLU MLP.
-fn tape(blocks: usize, conv: bool) -> Tape {
+pub(super) fn tape(blocks: usize, conv: bool) -> Tape {
     let (d, ffn, rank, width, vocab) = (32, 48, 4, 4, 64);
     let mut t = Tape::new(2, 16).unwrap();
     let normal = Init::Normal { std: 0.1 };
@@ -55,7 +55,7 @@ fn count(steps: &[&str], name: &str) -> usize {
 
 #[test]
 fn linears_of_one_input_are_one_product_and_their_convolutions_one_launch() {
-    let train = steps(&tape(3, true), Pass::Train);
+    let train = steps(&tape(3, true), Pass::Train { add: false });
     // Of a block: q, k, v and their generators; o; gate and up; down.
     for name in ["linear", "linear dx", "linear dw"] {
         assert_eq!(count(&train, name), 3 * 4, "{name}");
@@ -94,12 +94,12 @@ fn every_parameter_has_a_place_of_its_own_and_taps_come_last() {
 
 #[test]
 fn memory_is_planned_without_a_device() {
-    let plan = MemoryPlan::new(&tape(8, true), Precision::Bf16).unwrap();
+    let plan = MemoryPlan::new(&tape(8, true), Precision::Bf16, false).unwrap();
     assert!(plan.work < plan.work_unshared && plan.work > plan.work_unshared / 8, "{plan}");
-    let shallow = MemoryPlan::new(&tape(2, true), Precision::Bf16).unwrap();
+    let shallow = MemoryPlan::new(&tape(2, true), Precision::Bf16, false).unwrap();
     assert!(plan.work > 2 * shallow.work, "activations of every block are kept: {plan}");
     assert!(plan.to_string().contains("moments"));
-    let single = MemoryPlan::new(&tape(8, true), Precision::F32).unwrap();
+    let single = MemoryPlan::new(&tape(8, true), Precision::F32, false).unwrap();
     assert!(single.work > plan.work && single.parameters < plan.parameters);
 }
 
@@ -114,7 +114,7 @@ fn a_residual_shares_its_gradient_until_it_changes() {
     let z = t.add(z, x).unwrap();
     let logits = t.linear(z, embed, None, None).unwrap();
     t.cross_entropy(logits);
-    let train = steps(&t, Pass::Train);
+    let train = steps(&t, Pass::Train { add: false });
     assert_eq!(count(&train, "gelu back"), 1);
     assert!(count(&train, "add") >= 4, "two sums forward, two contributions to x's gradient: {train:?}");
 }
@@ -166,7 +166,7 @@ fn padded_products_are_those_of_their_parts() {
     let tape = tape(1, true);
     let (groups, specs) = (Groups::new(&tape), tape.specs());
     let layout = Layout::new(&tape, &groups);
-    let program = lower(&tape, &groups, &layout, Pass::Train, Dtype::F32, None).program;
+    let program = lower(&tape, &groups, &layout, Pass::Train { add: false }, Dtype::F32, None).program;
     let params = Params::init(specs.clone(), 5);
     let mut host = Host([(program::Home::Values, layout.pack(&params))].into());
     let names = ["0.q", "0.k", "0.v", "0.q.a", "0.k.a", "0.v.a"];

@@ -20,9 +20,11 @@ pub mod matmul;
 mod memory;
 pub mod short_conv;
 pub mod source;
+mod staging;
 
 pub use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 pub use device::Device;
 pub use error::{CudaError, CudaResult};
 pub use library::{driver_present, load_cublas};
 pub use memory::{Dtype, Memory, Tensor};
+pub use staging::Staging;

@@ -14,6 +14,7 @@ fn sample() -> Run {
         wall_s: 1.25,
         config_sha256: config_hash(&config),
         config: config.clone(),
+        remarks: if id == "a" { vec!["seed 1 moved".into()] } else { Vec::new() },
     };
     Run {
         record: RunRecord {

@@ -11,6 +11,7 @@
 mod common;
 
 #[path = "../../reference/tests/oracle/op_tapes.rs"]
+#[allow(dead_code, reason = "of the oracle's tapes these leave out the recurrences")]
 mod op_tapes;
 
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ pub(super) const FILE: &str = "short_conv_headwise.cu";
 /// How threads lie over channels and rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
+    backward: bool,
     /// Neighbouring channels of a thread.
     vec: usize,
     /// Threads of a block across channels, and chunks of rows in a block.
@@ -79,12 +80,13 @@ impl Layout {
         };
         let filter_bytes = (vec / head_size).max(1) * w * e;
         let filter_align = filter_align.min(1 << filter_bytes.trailing_zeros().min(4));
-        Self { vec, lanes, groups, tiles, filter_align, chunk, step, prefetch, head_sum }
+        Self { backward, vec, lanes, groups, tiles, filter_align, chunk, step, prefetch, head_sum }
     }
 
     pub(super) fn defines(&self, op: &Op) -> Defines {
         let head_size = if op.head_size() > 0 { op.head_size() } else { self.vec };
         op.defines(&[
+            ("BACKWARD", i64::from(self.backward)),
             ("HEADWISE", i64::from(op.head_size() > 0)),
             ("VEC", self.vec as i64),
             ("TPT", self.step as i64),

@@ -34,7 +34,7 @@ pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
 }
 
 /// Whether these kernels can take the call: `aligned` says that rows of D are copied 16 bytes at a time.
-fn fits(op: &Op, arch: &str, aligned: bool) -> bool {
+pub(super) fn fits(op: &Op, arch: &str, aligned: bool) -> bool {
     let ranks = op.rank() + usize::from(op.static_w);
     // At width 3 registers spill; narrower inputs would leave most of a block's channels empty.
     let shape = matches!(op.shape.width, 1 | 2 | 4) && ranks <= RANKS && op.shape.d > CHANNELS / 2;

@@ -75,7 +75,7 @@ fn add(all: &mut Vec<Variant>, op: &Op) {
             file: low_rank::BACKWARD,
             defines: Tile::backward(op, limit).backward_defines(op, aligned),
         });
-        if hopper::takes(op, hopper::ARCH, true) {
+        if hopper::fits(op, hopper::ARCH, true) {
             let z_aligned = aligned && op.rank() == hopper::RANKS;
             let forward = hopper::forward_defines(op, z_aligned, gradient);
             all.push(Variant { file: hopper::FORWARD, defines: forward });

@@ -6,7 +6,8 @@
 //
 // A thread owns VEC neighbouring channels and marches over the rows of one chunk, TPT rows a step, the W-1 rows before
 // them in registers. Bytes per element at W = 4, bf16: forward 4 + 8/head_size, backward 6 + 16/head_size; 8 and 16 FLOP.
-// Entry point: conv_fwd; with BACKWARD = 1 conv_bwd_tile if CHUNK = TPT, else conv_bwd. blockDim = (lanes, chunks); grid.x = column tiles x groups of chunks; grid.y = streams.
+// Entry point: conv_fwd; with BACKWARD = 1 conv_bwd_tile if CHUNK = TPT, else conv_bwd. blockDim = (lanes, chunks);
+// grid.x = column tiles x groups of chunks; grid.y = streams.
 //
 // Further defines: VEC, TPT, CHUNK, NH = heads per thread, LPH = threads per head, W_ALIGN = bytes, and HEAD_SUM:
 //   0 = head within a thread, 1 = by shuffles (LPH a power of two <= 32), 2 = through shared memory (one chunk per block).
@@ -82,7 +83,7 @@ struct Yes { static constexpr bool value = true; };
 struct No { static constexpr bool value = false; };
 
 #if !BACKWARD
-extern "C" __global__ void __launch_bounds__(THREADS) conv_fwd(const __grid_constant__ Params p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_fwd(const __grid_constant__ Params p) {
     Thread th;
     setup(p, th);
     if (!th.active) return;

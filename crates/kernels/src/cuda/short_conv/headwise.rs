@@ -43,12 +43,19 @@ impl Layout {
                 vec /= 2;
             }
         }
+        // Wider inputs of these need more registers than there are.
         if backward && w > 4 {
+            vec = vec.min(if op.static_w { 2 } else { 4 });
+        }
+        if backward && op.static_w && (op.options.silu || op.code == 2) {
             vec = vec.min(4);
         }
-        // Measured (kernels/NOTES.md): static taps pay for longer chunks, everything else is best as one tile of 4 rows.
+        // Measured (kernels/NOTES.md): static taps pay for longer chunks, everything else is best as one tile of 4 rows. Beside
+        // the filters of head-wise taps 16 rows do not fit the registers.
         let (mut step, mut chunk, prefetch) = match (backward, op.static_w) {
-            (false, true) => (16, 16, false),
+            (false, true) if op.head_size() == 0 => (16, 16, false),
+            (false, true) if op.head_size() < vec => (8, 16, false),
+            (false, true) => (12, 12, false),
             (true, true) => (4, 128, true),
             _ => (4, 4, false),
         };
@@ -96,7 +103,8 @@ impl Layout {
             ("W_ALIGN", self.filter_align as i64),
             ("HEAD_SUM", self.head_sum as i64),
             ("THREADS", (self.lanes * self.groups).max(32) as i64),
-            ("MIN_BLOCKS", 1),
+            // 0: as many blocks a multiprocessor as the compiler likes, who spills registers for them in wide filters.
+            ("MIN_BLOCKS", i64::from(self.backward || op.shape.width > 4)),
             ("PREFETCH", i64::from(self.prefetch)),
         ])
     }

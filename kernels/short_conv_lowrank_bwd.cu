@@ -9,7 +9,7 @@
 //   dx: taps of rows t+w (z rows shifted by w), used in registers;   dz: P as A operand, packed along channels;
 //   dU: P^T as A operand, packed along rows (x and g read transposed), accumulated in registers over the whole span.
 // P is never rounded: a product of two bf16 is exactly two bf16 (mma.cuh). dz is added over warps in shared memory and over
-// channel tiles through part_rows [tile, N, RP]; dU over spans through part_cols [span, RP, W, D]. No atomics.
+// channel tiles through part_rows [tile, N, RP]; dU over spans through part_cols [span, RP, W, D] (RP + 1 ranks with static_w OUTSIDE, mma.cuh).
 // Bytes per element at bf16: 6 + 4 R / D. FLOP: 6 W R (10 W R with the split) on tensor cores + 4 W.
 //
 // Entry point: conv_lowrank_bwd. Further defines RANK, THREADS, CW, STAGES, ALIGNED, RES_IN (dx += res: dy of a SiLU
@@ -191,14 +191,11 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
                 }
 #pragma unroll(UNROLL_W)
             for (int w = 0; w < W; w++) {
-                u32 za[(RT + 1) / 2][PARTS][4];
-#pragma unroll
-                for (int kk = 0; kk < (RT + 1) / 2; kk++)
-#pragma unroll
-                    for (int q = 0; q < PARTS; q++)
-                        ldmatrix4<false>(za[kk][q], zs + ((q * Z_ROWS + z_place((lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w)) * Z_PITCH + kk * 16 + (2 * kk + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+                const auto z_of = [&](int k, int q, u32 (&a)[4]) {
+                    ldmatrix4<false>(a, zs + ((q * Z_ROWS + z_place((lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w)) * Z_PITCH + k * 16 + (2 * k + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+                };
                 float tap[NT][4];
-                taps<NT>(tap, za, u_base + w * RP * U_PITCH * 2, W * RP * U_PITCH * 2);
+                taps<NT>(tap, z_of, u_base, w);
                 const LaneRow gw[2] = {gv.row(g_lane, 2 * i + w), gv.row(g_lane, 2 * i + 1 + w)};
 #pragma unroll
                 for (int j = 0; j < NT; j++)
@@ -254,7 +251,7 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
                 for (int q = 0; q < PARTS; q++)
 #pragma unroll
                     for (int n = 0; n < QT; n++)
-                        ldmatrix2<false>(ub[q][n], u_base + (((q * W + w) * RP + min(q0 + n, RT - 1) * 8 + (lane & 7)) * U_PITCH + (2 * m + ((lane >> 3) & 1)) * 8) * 2);
+                        ldmatrix2<false>(ub[q][n], u_base + ((q * U_ROWS + w * RP + min(q0 + n, RT - 1) * 8 + (lane & 7)) * U_PITCH + (2 * m + ((lane >> 3) & 1)) * 8) * 2);
                 u32 pa[PROD][MT][4];
 #pragma unroll
                 for (int i = 0; i < MT; i++)
@@ -288,7 +285,7 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
 }
 
 // This warp's share of dU, from one tile.
-__device__ __forceinline__ void filter_side(const Params& p, int dw0, const elem* xs, const elem* gs, u32 zs, float (&du)[CW / 16][W][QT][4]) {
+__device__ __forceinline__ void filter_side(const Params& p, int dw0, const elem* xs, const elem* gs, u32 zs, float (&du)[CW / 16][W][QT][4], float (&dstatic)[CW / 16][4]) {
     const int lane = threadIdx.x & 31, q0 = p.rank_tile0;
 #pragma unroll 1  // unrolled, its loads are moved ahead of registers
     for (int kt = 0; kt < ROWS / 16; kt++) {
@@ -329,6 +326,17 @@ __device__ __forceinline__ void filter_side(const Params& p, int dw0, const elem
                 for (int n = 0; n < QT; n++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) du[i][w][n][e] = DTYPE == 0 ? du[i][w][n][e] + apart[n][e] : apart[n][e];
+                if (OUTSIDE) {
+                    // The sum of P over rows, into column w.
+                    const u32 ones = lane >> 2 == w ? 0x3f803f80u : 0;
+                    float sum[4];
+#pragma unroll
+                    for (int e = 0; e < 4; e++) sum[e] = DTYPE == 0 ? 0.f : dstatic[i][e];
+#pragma unroll
+                    for (int a = 0; a < PROD; a++) mma16(sum, pa[a], turned(a, ones), turned(a, ones));
+#pragma unroll
+                    for (int e = 0; e < 4; e++) dstatic[i][e] = DTYPE == 0 ? dstatic[i][e] + sum[e] : sum[e];
+                }
             }
         }
     }
@@ -338,7 +346,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
     extern __shared__ __align__(16) unsigned char smem[];
     __shared__ int4 ring[RING];
     __nv_bfloat16* us = reinterpret_cast<__nv_bfloat16*>(smem);
-    unsigned char* stages = smem + PARTS * W * RP * U_PITCH * 2;
+    unsigned char* stages = smem + PARTS * U_ROWS * U_PITCH * 2;
     __nv_bfloat16* zbuf = reinterpret_cast<__nv_bfloat16*>(stages + STAGES * STAGE_BYTES);
     float* dzbuf = reinterpret_cast<float*>(reinterpret_cast<unsigned char*>(zbuf) + 2 * Z_BYTES);
     constexpr int DZ_TILE = GROUPS * ROWS * DZ_PITCH;
@@ -385,6 +393,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
             for (int n = 0; n < QT; n++)
 #pragma unroll
                 for (int k = 0; k < 4; k++) du[i][w][n][k] = 0.f;
+    float dstatic[CW / 16][4];
+#pragma unroll
+    for (int i = 0; i < CW / 16; i++)
+#pragma unroll
+        for (int k = 0; k < 4; k++) dstatic[i][k] = 0.f;
     for (int k = 0, s = 0; k < last - first; k++, s = s + 1 == STAGES ? 0 : s + 1) {
         copy_wait<STAGES - 2>();
         __syncthreads();
@@ -396,7 +409,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
         copy_commit();
         if (threadIdx.x == HALF) ring[(k + STAGES) % RING] = describe(p, first + k + STAGES, last);
         if (k) sum_dz(p, ring[(k - 1) % RING], tile, dzbuf + (odd ^ 1) * DZ_TILE);
-        if (t.x >= 0) filter_side(p, dw0, stage_x(s), stage_x(s) + HALO * PITCH, shared_address(zbuf) + odd * Z_BYTES, du);
+        if (t.x >= 0) filter_side(p, dw0, stage_x(s), stage_x(s) + HALO * PITCH, shared_address(zbuf) + odd * Z_BYTES, du, dstatic);
         if (Z_EARLY) put_z(zv, 0, zbuf + (odd ^ 1) * Z_BYTES / 2);
         else copy_z(p, ring[(k + 1) % RING], zbuf + (odd ^ 1) * Z_BYTES / 2);
     }
@@ -405,7 +418,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
 
     const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
     // dU of this span: lane holds channels g, g+8 and ranks 2c, 2c+1 of each tile.
-    float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)span * RP * W * p.d_model;
+    float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)span * (RP + OUTSIDE) * W * p.d_model;
 #pragma unroll
     for (int i = 0; i < CW / 16; i++)
 #pragma unroll
@@ -417,4 +430,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                     const int ch = d0 + dw0 + i * 16 + g + (e >> 1) * 8, r = (q0 + n) * 8 + 2 * c + (e & 1);
                     if (ch < p.d_model && r < RP) out[((i64)r * W + w) * p.d_model + ch] = du[i][w][n][e];
                 }
+    // dstatic_w likewise, w in place of ranks.
+    if (OUTSIDE && q0 == 0)
+#pragma unroll
+        for (int i = 0; i < CW / 16; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int ch = d0 + dw0 + i * 16 + g + (e >> 1) * 8, w = 2 * c + (e & 1);
+                if (ch < p.d_model && w < W) out[((i64)RP * W + w) * p.d_model + ch] = dstatic[i][e];
+            }
 }

@@ -28,9 +28,20 @@ pub(super) struct Tile {
     shared: usize,
 }
 
-/// Ranks in tiles of 8, static_w among them, and bf16 parts of an element.
+/// Ranks in tiles of 8, static_w among them unless it is [`outside`], and bf16 parts of an element.
 fn ranks(op: &Op) -> (usize, usize) {
-    ((op.rank() + usize::from(op.static_w)).div_ceil(8), [3, 1, 2][op.code as usize])
+    let inside = usize::from(op.static_w && !outside(op));
+    ((op.rank() + inside).div_ceil(8), [3, 1, 2][op.code as usize])
+}
+
+/// Whether static_w would take a tile of ranks for itself, and the kernels treat it apart (`OUTSIDE`).
+pub(super) fn outside(op: &Op) -> bool {
+    op.static_w && op.rank().is_multiple_of(8)
+}
+
+/// Rows of U and static_w in shared memory.
+fn u_rows(op: &Op) -> usize {
+    op.shape.width * ranks(op).0 * 8 + if outside(op) { 8 } else { 0 }
 }
 
 impl Tile {
@@ -45,7 +56,7 @@ impl Tile {
         let chunk = if tiles > 4 { 64 } else { 128 };
         let chunk = if op.packed { chunk } else { chunk.min(op.shape.len.div_ceil(ROWS) * ROWS) };
         let shared = |warps: usize| {
-            parts * (w * tiles * 8 * (channels * warps + 8) + chunk * tiles * 8) * 2
+            parts * (u_rows(op) * (channels * warps + 8) + chunk * tiles * 8) * 2
                 + warps * 96 * (channels * op.element + 16)
         };
         let mut warps = 8;
@@ -57,7 +68,7 @@ impl Tile {
 
     /// Two blocks on a multiprocessor where they fit: they hide each other's latency.
     pub(super) fn forward_defines(&self, op: &Op, aligned: bool, z_aligned: bool, gradient: bool) -> Defines {
-        let two = op.code == 1 && self.warps == 8 && self.shared < 113 * 1024;
+        let two = op.code == 1 && op.shape.width <= 4 && self.warps == 8 && self.shared < 113 * 1024;
         op.defines(&[
             ("RANK", op.rank() as i64),
             ("THREADS", 32 * self.warps as i64),
@@ -78,7 +89,7 @@ impl Tile {
         let halo = ROWS + w - 1;
         let shared = |warps: usize, stages: usize| {
             let columns = channels * warps;
-            let u = parts * w * tiles * 8 * (columns + 8) * 2;
+            let u = parts * u_rows(op) * (columns + 8) * 2;
             let z = 2 * parts * halo.div_ceil(4) * 4 * (tiles * 8 + 8) * 2;
             u + stages * 2 * halo * (columns + 16 / e) * e + z + 2 * warps * ROWS * (rank_tiles * 8 + 4) * 4
         };
@@ -165,6 +176,7 @@ pub(super) fn backward(
     let on_hopper = hopper::takes(op, call.device.arch(), aligned);
     let rank_tiles = ranks(op).0;
     let ranks = if on_hopper { hopper::RANKS } else { rank_tiles * 8 };
+    let u_ranks = ranks + usize::from(outside(op));
     let (mut p, _plan) = call.params(if on_hopper { hopper::ROWS } else { ROWS })?;
     // One block on each multiprocessor, all of them busy for the same number of rows.
     let (tiles, spans) = if on_hopper {
@@ -178,9 +190,9 @@ pub(super) fn backward(
     (p.y, p.ldy, p.s_y) = (dx.at, dx.ld, dx.stream);
     (p.col_tiles, p.spans) = (tiles as i32, spans as i32);
     let (_rows, part_rows) = call.partial(streams * tiles * rows * ranks)?;
-    let (_cols, part_cols) = call.partial(streams * spans * ranks * w * d)?;
+    let (_cols, part_cols) = call.partial(streams * spans * u_ranks * w * d)?;
     (p.part_rows, p.s_rows) = (part_rows, (tiles * rows * ranks) as i64);
-    (p.part_cols, p.s_cols) = (part_cols, (spans * ranks * w * d) as i64);
+    (p.part_cols, p.s_cols) = (part_cols, (spans * u_ranks * w * d) as i64);
     if on_hopper {
         hopper::backward(call, &mut p)?;
     } else {
@@ -196,7 +208,7 @@ pub(super) fn backward(
             unsafe { call.launch(BACKWARD, "conv_lowrank_bwd", &defines, grid, &mut p)? };
         }
     }
-    let stride = (ranks * w * d) as i64;
+    let stride = (u_ranks * w * d) as i64;
     let of_u = |part, out, rank: usize, s_out| {
         let (pitch, cols) = ((w * d) as i64, (w * d) as i32);
         Sum {

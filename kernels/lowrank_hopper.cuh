@@ -116,9 +116,6 @@ __device__ __forceinline__ uint4 load_z(const Params& p, int4 t, int token, int 
 __device__ __forceinline__ int z_at(int token, int half) { return token * Z_STEP + half * 16; }
 // Where a lane reads its A operand for the tokens `first` + 2g, + 2g + 1; those w further on are w * Z_STEP further.
 __device__ __forceinline__ u32 z_fragment_at(u32 z, int first, int lane) { return z + z_at(first + 2 * (lane & 7) + (lane >> 3 & 1), lane >> 4); }
-// An index that is not kept in a register through loops, nor what follows from it: a spilled register costs a trip to L2, for shared memory
-// takes almost all of L1.
-__device__ __forceinline__ int afresh(int v) { asm volatile("" : "+r"(v)); return v; }
 
 // A block's tiles are span, span + spans, ..: blocks that run together are at neighbouring rows.
 __device__ __forceinline__ int tile_count(const Params& p, int span) { return (p.chunks - span + p.spans - 1) / p.spans; }

@@ -50,6 +50,10 @@ __device__ __forceinline__ void copy16(u32 dst, const void* src, bool valid) {
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(LEFT)); }
 
+// An index that is not kept in a register through loops, nor what follows from it: a spilled register costs a trip to L2, for shared memory
+// takes almost all of L1.
+__device__ __forceinline__ int afresh(int v) { asm volatile("" : "+r"(v)); return v; }
+
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
     const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
     return *reinterpret_cast<const u32*>(&v);
@@ -114,7 +118,7 @@ __device__ __forceinline__ u32 column_of(u32 channel) {
 }
 
 // Column w of a product's A is 1, all others 0: registers 0 and 1 of a lane (those of columns 8 to 15 are 0).
-__device__ __forceinline__ u32 one_hot(int w) { return (threadIdx.x & 3) != w / 2 ? 0 : w % 2 ? 0x3f800000u : 0x3f80u; }
+__device__ __forceinline__ u32 one_hot(int lane, int w) { return (afresh(lane) & 3) != w / 2 ? 0 : w % 2 ? 0x3f800000u : 0x3f80u; }
 
 // U (static_w as rank R) of the block's channels: shared [PARTS][W][RP][U_PITCH], channels in column order, zero past R and D; static_w
 // OUTSIDE in rows W * RP + w of each part.
@@ -205,7 +209,7 @@ template <int TILES, class Za> __device__ __forceinline__ void taps(float (&tap)
                 }
     }
     if (OUTSIDE) {
-        const u32 hot = one_hot(w);
+        const u32 hot = one_hot(lane, w);
 #pragma unroll
         for (int q = 0; q < PARTS; q++)
 #pragma unroll

@@ -123,15 +123,17 @@ __device__ __forceinline__ LaneRow load_lane(const elem* row) {
     for (int j = 0; j < LC / 2; j++) a.v[j] = load_pair(row + 2 * j);
     return a;
 }
-// The rows of a tile from `lane` on, held in registers with KEEP_ROWS.
-struct KeptRows {
-    LaneRow kept[KEEP_ROWS ? LR + W - 1 : 1];
-    __device__ __forceinline__ explicit KeptRows(const elem* lane) {
+// COUNT rows from `lane` on, held in registers with KEEP_ROWS.
+template <int COUNT> struct KeptRows {
+    static constexpr int KEPT = KEEP_ROWS ? COUNT : 1;
+    const elem* lane;
+    LaneRow kept[KEPT];
+    __device__ __forceinline__ explicit KeptRows(const elem* lane) : lane(lane) {
         if (!KEEP_ROWS) return;
 #pragma unroll
-        for (int j = 0; j < LR + W - 1; j++) kept[j % (KEEP_ROWS ? LR + W - 1 : 1)] = load_lane(lane + j * PITCH);
+        for (int j = 0; j < KEPT; j++) kept[j] = load_lane(lane + j * PITCH);
     }
-    __device__ __forceinline__ LaneRow row(const elem* lane, int j) const { return KEEP_ROWS ? kept[KEEP_ROWS ? j : 0] : load_lane(lane + j * PITCH); }
+    __device__ __forceinline__ LaneRow row(int j) const { return KEEP_ROWS ? kept[j % KEPT] : load_lane(lane + j * PITCH); }
 };
 
 // A operand whose rows are channels d.. and columns rows t..: pairs along rows. Matrices: (channel half, row half).
@@ -174,18 +176,18 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
     elem* dx = p.y + blockIdx.y * p.s_y;
     const elem *g_lane = gs + g * LR * PITCH + dw0 + c * LC, *x_lane = xs + g * LR * PITCH + dw0 + c * LC;
     // dx.
-    KeptRows gv(g_lane);
     if (p.write_dx) {
         elem* dst = dx + (i64)(t.x + g * LR) * p.ldy + d;
         const bool whole = count == ROWS && d0 + CT <= p.d_model;
-#pragma unroll
+#pragma unroll 1  // both at once take more registers than there are
         for (int i = 0; i < MT; i++) {
+            const KeptRows<W + 1> gv(g_lane + 2 * i * PITCH);
             float acc[NT][4];
 #pragma unroll
             for (int j = 0; j < NT; j++)
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    const float2 v = pair_float(gv.row(g_lane, 2 * i + e).v[j]);
+                    const float2 v = pair_float(gv.row(e).v[j]);
                     acc[j][2 * e] = RESIDUAL && !RES_IN ? v.x : 0.f;
                     acc[j][2 * e + 1] = RESIDUAL && !RES_IN ? v.y : 0.f;
                 }
@@ -196,7 +198,7 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
                 };
                 float tap[NT][4];
                 taps<NT>(tap, z_of, u_base, w);
-                const LaneRow gw[2] = {gv.row(g_lane, 2 * i + w), gv.row(g_lane, 2 * i + 1 + w)};
+                const LaneRow gw[2] = {gv.row(w), gv.row(1 + w)};
 #pragma unroll
                 for (int j = 0; j < NT; j++)
 #pragma unroll
@@ -238,12 +240,13 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
             for (int n = 0; n < QT; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) dz[i][n][e] = 0.f;
-        KeptRows xv(x_lane);
+        const KeptRows<LR> gv(g_lane);
+        const KeptRows<LR + W - 1> xv(x_lane);
 #pragma unroll(UNROLL_W)
         for (int w = 0; w < W; w++) {
             LaneRow gw[LR], xw[LR];
 #pragma unroll
-            for (int j = 0; j < LR; j++) { gw[j] = gv.row(g_lane, j); xw[j] = xv.row(x_lane, W - 1 + j - w); }
+            for (int j = 0; j < LR; j++) { gw[j] = gv.row(j); xw[j] = xv.row(W - 1 + j - w); }
 #pragma unroll
             for (int m = 0; m < NT / 2; m++) {
                 u32 ub[PARTS][QT][2];
@@ -328,7 +331,7 @@ __device__ __forceinline__ void filter_side(const Params& p, int dw0, const elem
                     for (int e = 0; e < 4; e++) du[i][w][n][e] = DTYPE == 0 ? du[i][w][n][e] + apart[n][e] : apart[n][e];
                 if (OUTSIDE) {
                     // The sum of P over rows, into column w.
-                    const u32 ones = lane >> 2 == w ? 0x3f803f80u : 0;
+                    const u32 ones = afresh(lane) >> 2 == w ? 0x3f803f80u : 0;
                     float sum[4];
 #pragma unroll
                     for (int e = 0; e < 4; e++) sum[e] = DTYPE == 0 ? 0.f : dstatic[i][e];
@@ -417,8 +420,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
     if (last > first) sum_dz(p, ring[(last - first - 1) % RING], tile, dzbuf + ((last - first - 1) & 1) * DZ_TILE);
 
     const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
-    // dU of this span: lane holds channels g, g+8 and ranks 2c, 2c+1 of each tile.
-    float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)span * (RP + OUTSIDE) * W * p.d_model;
+    // dU of this span, made afresh (a register kept for it all along is spilled): lane holds channels g, g+8 and ranks 2c, 2c+1 of each tile.
+    float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)(afresh((int)blockIdx.x) / p.col_tiles) * (RP + OUTSIDE) * W * p.d_model;
 #pragma unroll
     for (int i = 0; i < CW / 16; i++)
 #pragma unroll

@@ -84,7 +84,9 @@ impl Tile {
     /// The widest tile whose dU fits the registers and whose stages fit shared memory.
     pub(super) fn backward(op: &Op, limit: usize) -> Self {
         let ((tiles, parts), w, e) = (ranks(op), op.shape.width, op.element);
-        let channels = if op.code == 1 && w <= 4 && tiles <= 2 { 32 } else { 16 };
+        let narrow = op.code == 1 && w <= 4 && tiles <= 2;
+        // dstatic_w apart from two tiles of dU does not fit the registers of 32 channels.
+        let channels = if narrow && !(outside(op) && tiles == 2) { 32 } else { 16 };
         let rank_tiles = tiles.min(if w <= 4 && channels == 16 { 4 } else { 2 });
         let halo = ROWS + w - 1;
         let shared = |warps: usize, stages: usize| {
@@ -93,7 +95,7 @@ impl Tile {
             let z = 2 * parts * halo.div_ceil(4) * 4 * (tiles * 8 + 8) * 2;
             u + stages * 2 * halo * (columns + 16 / e) * e + z + 2 * warps * ROWS * (rank_tiles * 8 + 4) * 4
         };
-        let (mut warps, mut stages) = (if channels == 32 { 8 } else { 4 }, 3);
+        let (mut warps, mut stages) = (if narrow { 8 } else { 4 }, 3);
         loop {
             let fits = shared(warps, stages) <= limit;
             if !fits && stages > 2 {

@@ -58,7 +58,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
     const int d0 = tile * CT, d = d0 + warp * CW + c * LC;
     const elem* x = p.x + blockIdx.y * p.s_x;
     const elem* z = p.weight + blockIdx.y * p.s_w;
-    elem* y = p.y + blockIdx.y * p.s_y;
     const elem* dy = GRAD ? p.dy + blockIdx.y * p.s_dy : nullptr;
 
     load_x(p, r, x, d0 + warp * CW, ring, -(W - 1), W - 1);
@@ -103,9 +102,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
         if (t + 2 * STEP < r.count) load_x(p, r, x, d0 + warp * CW, ring, t + 2 * STEP, STEP);
         copy_commit();
         const bool whole = t + STEP <= r.count && d0 + CT <= p.d_model;
-        elem* dst = y + (i64)(r.row0 + t + g * LR) * p.ldy + d;
-#pragma unroll 1
+#pragma unroll 1  // both at once take more registers than two blocks a multiprocessor leave
         for (int i = 0; i < MT; i++) {
+            elem* dst = p.y + blockIdx.y * p.s_y + (i64)(r.row0 + t + afresh(g * LR + 2 * i)) * p.ldy + d;
             // Rows of m-tile i: g is row g*LR + 2i, g+8 the next.
             const auto load_z = [&](int k, int q, u32 (&a)[4]) {
                 const int place = t + (2 * i + ((lane >> 3) & 1)) * 8 + (lane & 7);

@@ -47,14 +47,15 @@ impl Layout {
         if backward && w > 4 {
             vec = vec.min(if op.static_w { 2 } else { 4 });
         }
-        if backward && op.static_w && (op.options.silu || op.code == 2) {
+        let many_heads = op.head_size() > 0 && op.head_size() < vec;
+        if backward && op.static_w && (op.options.silu || op.code == 2 || many_heads) {
             vec = vec.min(4);
         }
         // Measured (kernels/NOTES.md): static taps pay for longer chunks, everything else is best as one tile of 4 rows. Beside
         // the filters of head-wise taps 16 rows do not fit the registers.
         let (mut step, mut chunk, prefetch) = match (backward, op.static_w) {
             (false, true) if op.head_size() == 0 => (16, 16, false),
-            (false, true) if op.head_size() < vec => (8, 16, false),
+            (false, true) if many_heads => (8, 16, false),
             (false, true) => (12, 12, false),
             (true, true) => (4, 128, true),
             _ => (4, 4, false),

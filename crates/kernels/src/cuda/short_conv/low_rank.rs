@@ -242,7 +242,8 @@ pub(super) fn backward(
     };
     let mut jobs = vec![of_z, of_u(part_cols, du, op.rank(), p.s_u)];
     if let Some(out) = dstatic_w {
-        jobs.push(of_u(part_cols + (op.rank() * w * d * 4) as u64, out, 1, p.s_static));
+        let row = if outside(op) { ranks } else { op.rank() };
+        jobs.push(of_u(part_cols + (row * w * d * 4) as u64, out, 1, p.s_static));
     }
     sums::add(call, &jobs)
 }

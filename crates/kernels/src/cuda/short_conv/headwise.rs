@@ -48,7 +48,7 @@ impl Layout {
             vec = vec.min(if op.static_w { 2 } else { 4 });
         }
         let many_heads = op.head_size() > 0 && op.head_size() < vec;
-        if backward && op.static_w && (op.options.silu || op.code == 2 || many_heads) {
+        if backward && op.static_w && (op.options.silu || op.code == 2 || many_heads || !w.is_power_of_two()) {
             vec = vec.min(4);
         }
         // Measured (kernels/NOTES.md): static taps pay for longer chunks, everything else is best as one tile of 4 rows. Beside
@@ -104,8 +104,8 @@ impl Layout {
             ("W_ALIGN", self.filter_align as i64),
             ("HEAD_SUM", self.head_sum as i64),
             ("THREADS", (self.lanes * self.groups).max(32) as i64),
-            // 0: as many blocks a multiprocessor as the compiler likes, who spills registers for them in wide filters.
-            ("MIN_BLOCKS", i64::from(self.backward || op.shape.width > 4)),
+            // 0: as many blocks a multiprocessor as the compiler likes, who spills registers for them at some other widths.
+            ("MIN_BLOCKS", i64::from(self.backward || op.shape.width != 4)),
             ("PREFETCH", i64::from(self.prefetch)),
         ])
     }

@@ -68,7 +68,8 @@ impl Tile {
 
     /// Two blocks on a multiprocessor where they fit: they hide each other's latency.
     pub(super) fn forward_defines(&self, op: &Op, aligned: bool, z_aligned: bool, gradient: bool) -> Defines {
-        let two = op.code == 1 && op.shape.width <= 4 && self.warps == 8 && self.shared < 113 * 1024;
+        let room = op.code == 1 && op.shape.width <= 4 && (aligned || !outside(op));
+        let two = room && self.warps == 8 && self.shared < 113 * 1024;
         op.defines(&[
             ("RANK", op.rank() as i64),
             ("THREADS", 32 * self.warps as i64),
@@ -85,8 +86,8 @@ impl Tile {
     pub(super) fn backward(op: &Op, limit: usize) -> Self {
         let ((tiles, parts), w, e) = (ranks(op), op.shape.width, op.element);
         let narrow = op.code == 1 && w <= 4 && tiles <= 2;
-        // dstatic_w apart from two tiles of dU does not fit the registers of 32 channels.
-        let channels = if narrow && !(outside(op) && tiles == 2) { 32 } else { 16 };
+        // dstatic_w apart from dU does not fit the registers of 32 channels.
+        let channels = if narrow && !outside(op) { 32 } else { 16 };
         let rank_tiles = tiles.min(if w <= 4 && channels == 16 { 4 } else { 2 });
         let halo = ROWS + w - 1;
         let shared = |warps: usize, stages: usize| {

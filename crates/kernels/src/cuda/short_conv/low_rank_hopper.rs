@@ -57,7 +57,9 @@ fn forward_shared(op: &Op) -> usize {
 /// Two stages of x, dy and z, dz of two tiles, and dstatic_w where it is apart from the ranks.
 fn backward_shared(op: &Op) -> usize {
     let (u, row, z) = sizes(op);
-    u + 2 * (ROWS + op.shape.width - 1) * (2 * row + z) + 2 * ROWS * RANKS * 4 + if outside(op) { BACKWARD_THREADS * 16 } else { 0 }
+    u + 2 * (ROWS + op.shape.width - 1) * (2 * row + z)
+        + 2 * ROWS * RANKS * 4
+        + if outside(op) { BACKWARD_THREADS * 16 } else { 0 }
 }
 
 fn defines(op: &Op, z_aligned: bool, more: &[(&'static str, i64)]) -> Defines {

@@ -55,6 +55,7 @@ pub fn variants() -> Vec<Variant> {
         Kind::HeadWise { head_size: 16 },
         Kind::HeadWise { head_size: 32 },
         Kind::HeadWise { head_size: 64 },
+        Kind::LowRank { rank: 8 },
         Kind::LowRank { rank: 15 },
         Kind::LowRank { rank: 16 },
     ];

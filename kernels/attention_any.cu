@@ -52,7 +52,7 @@ __device__ __forceinline__ void store_row(elem* to, i64 ld, int head, int row, i
     for (int i = 0; i < OWN; i++) to[(i64)row * ld + head * HEAD + c + 4 * i] = from_float(acc[i] * factor);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_any_fwd(const __grid_constant__ Attention p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 6) attention_any_fwd(const __grid_constant__ Attention p) {
     extern __shared__ float smem[];
     float *qs = smem, *ks = qs + TILE * PITCH, *vs = ks + TILE * PITCH, *ps = vs + TILE * PITCH;
     const int r = threadIdx.x / 4, c = threadIdx.x & 3;
@@ -112,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(const __gr
     if (lane == 0) p.delta[(i64)head * p.rows + row] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_any_dq(const __grid_constant__ Attention p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 6) attention_any_dq(const __grid_constant__ Attention p) {
     extern __shared__ float smem[];
     float *qs = smem, *dos = qs + TILE * PITCH, *ks = dos + TILE * PITCH, *vs = ks + TILE * PITCH, *ps = vs + TILE * PITCH;
     const int r = threadIdx.x / 4, c = threadIdx.x & 3;

@@ -1,4 +1,4 @@
-// sm_90a: warpgroup products, barriers in shared memory, and the low-rank tiles that use them (bf16, rank <= 16).
+// sm_90a: warpgroup products, barriers in shared memory, and the low-rank tiles that use them (bf16, rank <= 16, static_w with any of them).
 //
 // A warpgroup product is D[64, N] += A[64, 16] B[16, N]: A in registers (each warp 16 rows, as in m16n8k16 of mma.cuh), B in shared
 // memory as core matrices of 8 x 16 bytes, each 128 contiguous bytes; D in registers, row g or g+8, columns 8 j + 2c, +1.
@@ -11,7 +11,10 @@ static_assert(DTYPE == 1 && RS <= 16 && W <= 4 && ALIGNED, "other shapes: short_
 // Tiles of a block: ROWS tokens, BLOCK_CH channels; a row of x or dy in shared memory is 16 bytes longer: ldmatrix without bank conflicts.
 constexpr int ROWS = 64, HALO = ROWS + W - 1, BLOCK_CH = 256, PITCH = BLOCK_CH + 8;
 constexpr int CORE = 128, OCT = 2 * CORE;  // bytes: a core matrix, and eight channels of 16 ranks
-constexpr int U_BYTES = W * (BLOCK_CH / 8) * OCT, U_STEP = U_BYTES / W / 16;  // U; from one w to the next in 16-byte units
+constexpr int U_STEP = BLOCK_CH / 8 * OCT / 16;           // from one w of U to the next in 16-byte units
+// U; static_w OUTSIDE (mma.cuh) as if it were w = W of it: its rank r is row r of static_w; and for each w the operand A [64, 16] that picks
+// that row, column w of it 1 and all others 0: registers have no room for it.
+constexpr int U_PLANES = W + OUTSIDE, PICK_STEP = 8 * OCT / 16, AT_PICK = U_PLANES * U_STEP * 16, U_BYTES = AT_PICK + (OUTSIDE ? W * PICK_STEP * 16 : 0);
 constexpr int Z_STEP = 48, Z_TILE = HALO * Z_STEP;                              // bytes: a row of z (16 ranks, longer as above), a tile of z
 
 // ---- barriers in shared memory
@@ -40,7 +43,8 @@ template <int N> __device__ __forceinline__ void hold(float (&v)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(v[i]) :: "memory");
 }
-// Operand B: where its first core matrix is (16-byte units), and the byte steps between core matrices along k and along n.
+// An operand in shared memory: where its first core matrix is (16-byte units), and the byte steps between core matrices along k and along
+// the other index.
 __device__ __forceinline__ unsigned long long operand(u32 at, u32 k_step, u32 n_step) {
     return (unsigned long long)(n_step >> 4) << 32 | (at + (k_step >> 4 << 16));
 }
@@ -54,11 +58,25 @@ __device__ __forceinline__ void product_n32(float (&d)[16], const u32 (&a)[4], u
                    "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
+// d[64, 32] += a b, a from shared memory with k contiguous, b with n contiguous.
+__device__ __forceinline__ void product_n32_shared(float (&d)[16], unsigned long long a, unsigned long long b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "
+                 "%16, %17, 1, 1, 1, 0, 1;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]),
+                   "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                 : "l"(a), "l"(b));
+}
 // d[64, 16] += SIGN a b, b with k contiguous.
 template <int SIGN> __device__ __forceinline__ void product_n16(float (&d)[8], const u32 (&a)[4], unsigned long long b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, %12, 1, %13, 1, 0;"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(SIGN));
+}
+
+// tap = z U (+ static_w) of one w for 32 channels. u0: all of U, u: the first core matrix of the channels. In flight afterwards.
+__device__ __forceinline__ void start_tap(float (&tap)[16], const u32 (&za)[4], u32 u0, u32 u, int w) {
+    product_n32(tap, za, operand(u + w * U_STEP, CORE, OCT));
+    if (OUTSIDE) product_n32_shared(tap, operand(u0 + AT_PICK / 16 + w * PICK_STEP, CORE, OCT), operand(u + W * U_STEP, CORE, OCT));
 }
 
 // ---- which lane owns what
@@ -67,10 +85,10 @@ template <int SIGN> __device__ __forceinline__ void product_n16(float (&d)[8], c
 __device__ __forceinline__ int chunk_of(int group, int c) { return (group >> 1) * 8 + (c & 1) + (c >> 1) * 4 + (group & 1) * 2; }
 // Row g (+8) of a warp is token 2g (+1) of its 16: a lane's x[t-w] are its own registers for two rows.
 
-// U (static_w as rank R): shared [W][BLOCK_CH / 8 octs of columns][2 rank halves][8 ranks][8 columns], zero past R and D.
+// U (static_w as rank R, or apart): shared [U_PLANES][BLOCK_CH / 8 octs of columns][2 rank halves][8 ranks][8 columns], zero past R and D.
 // By the first COUNT threads, none of whom has copies under way: publish_stores would wait for those.
 template <int COUNT> __device__ __forceinline__ void fill_u_cores(const Params& p, int d0, unsigned char* shared) {
-    constexpr int ALL = W * 16 * (BLOCK_CH / 8), EACH = (ALL + COUNT - 1) / COUNT;
+    constexpr int ALL = U_PLANES * 16 * (BLOCK_CH / 8), EACH = (ALL + COUNT - 1) / COUNT;
     const elem* u = p.u + blockIdx.y * p.s_u;
     const elem* sw = p.static_w + blockIdx.y * p.s_static;
     Vec<8, 16> v[EACH];
@@ -79,7 +97,9 @@ template <int COUNT> __device__ __forceinline__ void fill_u_cores(const Params& 
         const int i = threadIdx.x + k * COUNT, chunk = i % (BLOCK_CH / 8), r = i / (BLOCK_CH / 8) % 16, w = i / (BLOCK_CH / 8) / 16;
         v[k].zero();
         if (i >= ALL || d0 + chunk * 8 >= p.d_model) continue;
-        if (r < RANK) v[k].load(u + ((i64)r * W + w) * p.d_model + d0 + chunk * 8);
+        if (OUTSIDE && w == W) {
+            if (r < W) v[k].load(sw + (i64)r * p.d_model + d0 + chunk * 8);
+        } else if (r < RANK) v[k].load(u + ((i64)r * W + w) * p.d_model + d0 + chunk * 8);
         else if (STATIC && r == RANK) v[k].load(sw + (i64)w * p.d_model + d0 + chunk * 8);
     }
 #pragma unroll
@@ -92,6 +112,12 @@ template <int COUNT> __device__ __forceinline__ void fill_u_cores(const Params& 
 #pragma unroll
         for (int j = 0; j < 4; j++) *reinterpret_cast<u32*>(at + j * OCT) = *reinterpret_cast<const u32*>(v[k].e + 2 * j);
     }
+    if (OUTSIDE)
+        for (int i = threadIdx.x; i < W * PICK_STEP; i += COUNT) {
+            const int w = i / PICK_STEP;
+            const u32 one = i & 8 ? 0 : w & 1 ? 0x3f800000u : 0x3f80u;  // the second rank half is zero
+            *reinterpret_cast<uint4*>(shared + AT_PICK + i * 16) = make_uint4(w < 2 ? one : 0, w < 2 ? 0 : one, 0, 0);
+        }
     publish_stores();
 }
 
@@ -116,9 +142,6 @@ __device__ __forceinline__ uint4 load_z(const Params& p, int4 t, int token, int 
 __device__ __forceinline__ int z_at(int token, int half) { return token * Z_STEP + half * 16; }
 // Where a lane reads its A operand for the tokens `first` + 2g, + 2g + 1; those w further on are w * Z_STEP further.
 __device__ __forceinline__ u32 z_fragment_at(u32 z, int first, int lane) { return z + z_at(first + 2 * (lane & 7) + (lane >> 3 & 1), lane >> 4); }
-// An index that is not kept in a register through loops, nor what follows from it: a spilled register costs a trip to L2, for shared memory
-// takes almost all of L1.
-__device__ __forceinline__ int afresh(int v) { asm volatile("" : "+r"(v)); return v; }
 
 // A block's tiles are span, span + spans, ..: blocks that run together are at neighbouring rows.
 __device__ __forceinline__ int tile_count(const Params& p, int span) { return (p.chunks - span + p.spans - 1) / p.spans; }

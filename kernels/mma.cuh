@@ -50,6 +50,10 @@ __device__ __forceinline__ void copy16(u32 dst, const void* src, bool valid) {
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(LEFT)); }
 
+// An index that is not kept in a register through loops, nor what follows from it: a spilled register costs a trip to L2, for shared memory
+// takes almost all of L1.
+__device__ __forceinline__ int afresh(int v) { asm volatile("" : "+r"(v)); return v; }
+
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) {
     const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
     return *reinterpret_cast<const u32*>(&v);
@@ -97,8 +101,10 @@ __device__ __forceinline__ Pair load_pair(const elem* p) {
 #endif
 }
 
-// Low-rank tiles. RS = rank + STATIC: static_w is one more rank whose z is 1. RT = tiles of 8 ranks.
-constexpr int RS = RANK + STATIC, RT = (RS + 7) / 8, RP = RT * 8;
+// Low-rank tiles. static_w is one more rank, whose z is 1, where that fits the tiles of 8 ranks; else (OUTSIDE) the W rows of static_w are
+// a tile of their own, of which one_hot picks row w. RS: ranks with static_w among them, in RT tiles. U_ROWS: rows of both in shared memory.
+constexpr bool OUTSIDE = STATIC && RANK % 8 == 0;
+constexpr int RS = RANK + (STATIC && !OUTSIDE), RT = (RS + 7) / 8, RP = RT * 8, U_ROWS = W * RP + (OUTSIDE ? 8 : 0);
 #ifndef ROLES
 #define ROLES 1
 #endif
@@ -111,10 +117,14 @@ __device__ __forceinline__ u32 column_of(u32 channel) {
     return channel - in_warp + j * 8 + 2 * c + (channel & 1);
 }
 
-// U (and static_w as rank R) of the block's channels: shared [PARTS][W][RP][U_PITCH], channels in column order, zero past R and D.
+// Column w of a product's A is 1, all others 0: registers 0 and 1 of a lane (those of columns 8 to 15 are 0).
+__device__ __forceinline__ u32 one_hot(int lane, int w) { return (afresh(lane) & 3) != w / 2 ? 0 : w % 2 ? 0x3f800000u : 0x3f80u; }
+
+// U (static_w as rank R) of the block's channels: shared [PARTS][W][RP][U_PITCH], channels in column order, zero past R and D; static_w
+// OUTSIDE in rows W * RP + w of each part.
 // All of a thread's loads are issued before its first store.
 __device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* shared) {
-    constexpr int PER = ALIGNED ? 8 : 2, VECS = CT / PER, ALL = W * RP * VECS, BATCH = ALIGNED ? 8 : 16;
+    constexpr int PER = ALIGNED ? 8 : 2, VECS = CT / PER, ALL = U_ROWS * VECS, BATCH = ALIGNED ? 8 : 16;
     typedef Vec<PER, ALIGNED ? 16 : (int)sizeof(elem)> UVec;
     const elem* u = p.u + blockIdx.y * p.s_u;
     const elem* sw = p.static_w + blockIdx.y * p.s_static;
@@ -126,6 +136,7 @@ __device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* s
             const int d = d0 + i % VECS * PER;
             v[k].zero();
             const elem* src = i >= ALL ? nullptr : r < RANK ? u + ((i64)r * W + w) * p.d_model : STATIC && r == RANK ? sw + (i64)w * p.d_model : nullptr;
+            if (OUTSIDE && w == W && i < ALL) src = r < W ? sw + (i64)r * p.d_model : nullptr;
             if (!src) continue;
             if (ALIGNED) { if (d < p.d_model) v[k].load(src + d); }
             else {
@@ -143,7 +154,7 @@ __device__ __forceinline__ void fill_u(const Params& p, int d0, __nv_bfloat16* s
                 if (DTYPE == 1) part[0] = *reinterpret_cast<const u32*>(v[k].e + e);
                 else split<PARTS>(make_float2(to_float(v[k].e[e]), to_float(v[k].e[e + 1])), part);
 #pragma unroll
-                for (int q = 0; q < PARTS; q++) *reinterpret_cast<u32*>(shared + (q * W * RP + row) * U_PITCH + column_of(i % VECS * PER + e)) = part[q];
+                for (int q = 0; q < PARTS; q++) *reinterpret_cast<u32*>(shared + (q * U_ROWS + row) * U_PITCH + column_of(i % VECS * PER + e)) = part[q];
             }
         }
     }
@@ -159,20 +170,31 @@ __device__ __forceinline__ void store_z(__nv_bfloat16* shared, int rows, int pit
     }
 }
 
-// tap[j] = z U over all ranks for the column tiles of a warp: za [k16][parts] A operands; u the lane's ldmatrix address of
-// rank 0, column tile 0 of one w; `part_step` bytes between parts.
-template <int TILES> __device__ __forceinline__ void taps(float (&tap)[TILES][4], const u32 (&za)[(RT + 1) / 2][PARTS][4], u32 u, u32 part_step) {
+// tap[j] = z U (+ static_w) of one w over all ranks, for the column tiles of a warp. za(k, q, a): the A operand of 16 ranks from 16 k, part q
+// of z; u: the address of the warp's first column of U.
+constexpr bool MANY_RANKS = RT > 4;  // one step of 16 ranks after the other: all at once need more registers than there are
+template <int TILES, class Za> __device__ __forceinline__ void taps(float (&tap)[TILES][4], Za za, u32 u, int w) {
+    constexpr u32 PART_STEP = U_ROWS * U_PITCH * 2;
     const int lane = threadIdx.x & 31;
+    const u32 uw = u + w * RP * U_PITCH * 2;
+    if (MANY_RANKS)
 #pragma unroll
+        for (int j = 0; j < TILES; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) tap[j][e] = 0.f;
+#pragma unroll(MANY_RANKS ? 1 : (RT + 1) / 2)
     for (int k = 0; k < (RT + 1) / 2; k++) {
         const bool whole = 2 * k + 1 < RT;
+        u32 a16[PARTS][4];
+#pragma unroll
+        for (int q = 0; q < PARTS; q++) za(k, q, a16[q]);
         // Matrices of U: (rank half, column tile) = (0, j), (1, j), (0, j+1), (1, j+1).
         u32 ub[PARTS][TILES / 2][4];
 #pragma unroll
         for (int q = 0; q < PARTS; q++)
 #pragma unroll
             for (int j = 0; j < TILES / 2; j++)
-                ldmatrix4<true>(ub[q][j], u + q * part_step + ((k * 16 + (whole ? ((lane >> 3) & 1) * 8 : 0) + (lane & 7)) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
+                ldmatrix4<true>(ub[q][j], uw + q * PART_STEP + ((k * 16 + (whole ? ((lane >> 3) & 1) * 8 : 0) + (lane & 7)) * U_PITCH + (2 * j + (lane >> 4)) * 8) * 2);
 #pragma unroll
         for (int j = 0; j < TILES; j++)
 #pragma unroll
@@ -180,10 +202,22 @@ template <int TILES> __device__ __forceinline__ void taps(float (&tap)[TILES][4]
 #pragma unroll
                 for (int b = 0; a + b < PARTS; b++) {
                     const u32 b0 = ub[b][j / 2][(j & 1) * 2], b1 = ub[b][j / 2][(j & 1) * 2 + 1];
-                    if (k + a + b == 0) {
-                        if (whole) mma16_from_zero(tap[j], za[k][a], b0, b1); else mma8_from_zero(tap[j], za[k][a][0], za[k][a][1], b0);
-                    } else if (whole) mma16(tap[j], za[k][a], b0, b1);
-                    else mma8(tap[j], za[k][a][0], za[k][a][1], b0);
+                    if (!MANY_RANKS && k + a + b == 0) {
+                        if (whole) mma16_from_zero(tap[j], a16[a], b0, b1); else mma8_from_zero(tap[j], a16[a][0], a16[a][1], b0);
+                    } else if (whole) mma16(tap[j], a16[a], b0, b1);
+                    else mma8(tap[j], a16[a][0], a16[a][1], b0);
                 }
+    }
+    if (OUTSIDE) {
+        const u32 hot = one_hot(lane, w);
+#pragma unroll
+        for (int q = 0; q < PARTS; q++)
+#pragma unroll
+            for (int j = 0; j < TILES; j += 2) {
+                u32 sb[2];
+                ldmatrix2<true>(sb, u + q * PART_STEP + ((W * RP + (lane & 7)) * U_PITCH + (j + (lane >> 3 & 1)) * 8) * 2);
+                mma8(tap[j], hot, hot, sb[0]);
+                mma8(tap[j + 1], hot, hot, sb[1]);
+            }
     }
 }

@@ -6,7 +6,8 @@
 //
 // A thread owns VEC neighbouring channels and marches over the rows of one chunk, TPT rows a step, the W-1 rows before
 // them in registers. Bytes per element at W = 4, bf16: forward 4 + 8/head_size, backward 6 + 16/head_size; 8 and 16 FLOP.
-// Entry points: conv_fwd, conv_bwd. blockDim = (lanes, chunks); grid.x = column tiles x groups of chunks; grid.y = streams.
+// Entry point: conv_fwd; with BACKWARD = 1 conv_bwd_tile if CHUNK = TPT, else conv_bwd. blockDim = (lanes, chunks);
+// grid.x = column tiles x groups of chunks; grid.y = streams.
 //
 // Further defines: VEC, TPT, CHUNK, NH = heads per thread, LPH = threads per head, W_ALIGN = bytes, and HEAD_SUM:
 //   0 = head within a thread, 1 = by shuffles (LPH a power of two <= 32), 2 = through shared memory (one chunk per block).
@@ -81,7 +82,8 @@ __device__ __forceinline__ float tap(const Thread& th, const WVec& wv, int w, in
 struct Yes { static constexpr bool value = true; };
 struct No { static constexpr bool value = false; };
 
-extern "C" __global__ void __launch_bounds__(THREADS) conv_fwd(const __grid_constant__ Params p) {
+#if !BACKWARD
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_fwd(const __grid_constant__ Params p) {
     Thread th;
     setup(p, th);
     if (!th.active) return;
@@ -135,6 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_fwd(const __grid_cons
         if (t + TPT <= th.r.count) step(Yes{}, t); else step(No{}, t);
     }
 }
+#else
 
 // Sums part[j][*][w] over the threads of a head and stores dweight (or its partial sum) for rows t..t+TPT-1.
 template <bool FULL> __device__ __forceinline__ void store_dweight(const Params& p, const Thread& th, int t, float (&part)[TPT][NH][W], float* shared) {
@@ -202,6 +205,7 @@ template <bool FULL> __device__ __forceinline__ void store_dweight(const Params&
 #endif
 }
 
+#if CHUNK == TPT
 template <bool FULL> __device__ __forceinline__ void bwd_tile(const Params& p, const Thread& th, float* shared) {
     constexpr int REACH = TPT + W - 1, OWN = SILU ? REACH : TPT;
     XVec xv[W - 1 + OWN], gv[REACH];
@@ -272,6 +276,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd_tile(
     if (HEAD_SUM == 2 ? __syncthreads_and(inside(th, TPT + W - 1)) : __all_sync(0xffffffffu, inside(th, TPT + W - 1))) bwd_tile<true>(p, th, shared);
     else bwd_tile<false>(p, th, shared);
 }
+#else
 
 // Rows [row0, row0 + count) of dx and dweight. The W-1 rows after them are read again for their share of dx.
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const __grid_constant__ Params p) {
@@ -395,3 +400,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_bwd(const
     }
 #endif
 }
+#endif
+#endif

@@ -9,7 +9,7 @@
 //   dx: taps of rows t+w (z rows shifted by w), used in registers;   dz: P as A operand, packed along channels;
 //   dU: P^T as A operand, packed along rows (x and g read transposed), accumulated in registers over the whole span.
 // P is never rounded: a product of two bf16 is exactly two bf16 (mma.cuh). dz is added over warps in shared memory and over
-// channel tiles through part_rows [tile, N, RP]; dU over spans through part_cols [span, RP, W, D]. No atomics.
+// channel tiles through part_rows [tile, N, RP]; dU over spans through part_cols [span, RP, W, D] (RP + 1 ranks with static_w OUTSIDE, mma.cuh).
 // Bytes per element at bf16: 6 + 4 R / D. FLOP: 6 W R (10 W R with the split) on tensor cores + 4 W.
 //
 // Entry point: conv_lowrank_bwd. Further defines RANK, THREADS, CW, STAGES, ALIGNED, RES_IN (dx += res: dy of a SiLU
@@ -21,6 +21,10 @@ constexpr int ROWS = 32, HALO = ROWS + W - 1, MT = 2, LR = 4, LC = CW / 4;
 constexpr int PITCH = CT + 16 / (int)sizeof(elem);
 constexpr int HALF = THREADS / 2;  // threads of a role
 constexpr int Z_LOADS = (HALO * RS + HALF - 1) / HALF;
+// What registers hold without spills: all rows of g and x that a lane needs in a tile, or else each is read where it is used, one w at a
+// time; and the z of the next tile while this one is computed, or else it is fetched after it, Z_AT_ONCE elements at a time.
+constexpr bool KEEP_ROWS = DTYPE == 1 && W <= 4, Z_EARLY = Z_LOADS <= 16;
+constexpr int UNROLL_W = KEEP_ROWS ? W : 1, Z_AT_ONCE = Z_EARLY ? Z_LOADS : 8;
 constexpr int STAGE_BYTES = 2 * HALO * PITCH * (int)sizeof(elem), Z_BYTES = PARTS * ((HALO + 3) / 4 * 4) * Z_PITCH * 2;
 constexpr int DZ_PITCH = QT * 8 + 4, RING = 8;
 
@@ -77,37 +81,60 @@ __device__ __forceinline__ void load_stage(const Params& p, int4 t, int d0, elem
 constexpr int Z_QUARTER = (HALO + 3) / 4, Z_ROWS = 4 * Z_QUARTER;
 __device__ __forceinline__ int z_place(int row) { return (row & 3) * Z_QUARTER + (row >> 2); }
 
-// z rows row0 .. row0+HALO-1 (rank R: 1), fetched early and stored to shared memory a step later.
-__device__ __forceinline__ void fetch_z(const Params& p, int4 t, float (&v)[Z_LOADS]) {
+// Z_AT_ONCE of a thread's elements of z rows row0 .. row0+HALO-1 (rank R: 1), from the first-th; put_z stores them to shared memory.
+__device__ __forceinline__ void fetch_z(const Params& p, int4 t, int first, float (&v)[Z_AT_ONCE]) {
     const elem* z = p.weight + blockIdx.y * p.s_w + (i64)t.x * p.ldw;
     const int rows = t.x < 0 ? 0 : min(HALO, t.z - t.x);
 #pragma unroll
-    for (int k = 0; k < Z_LOADS; k++) {
-        const u32 i = threadIdx.x % HALF + k * HALF, row = i / RS, r = i % RS;
+    for (int k = 0; k < Z_AT_ONCE; k++) {
+        const u32 i = threadIdx.x % HALF + (first + k) * HALF, row = i / RS, r = i % RS;
         v[k] = 0.f;
         if ((int)row < rows) v[k] = r < RANK ? to_float(z[(i64)row * p.ldw + r]) : 1.f;
     }
 }
-__device__ __forceinline__ void put_z(const float (&v)[Z_LOADS], __nv_bfloat16* zs) {
+__device__ __forceinline__ void put_z(const float (&v)[Z_AT_ONCE], int first, __nv_bfloat16* zs) {
 #pragma unroll
-    for (int k = 0; k < Z_LOADS; k++) {
-        const u32 i = threadIdx.x % HALF + k * HALF, row = i / RS, r = i % RS;
+    for (int k = 0; k < Z_AT_ONCE; k++) {
+        const u32 i = threadIdx.x % HALF + (first + k) * HALF, row = i / RS, r = i % RS;
         if (row < HALO) store_z(zs, Z_ROWS, Z_PITCH, z_place(row), r, v[k]);
+    }
+}
+__device__ __forceinline__ void copy_z(const Params& p, int4 t, __nv_bfloat16* zs) {
+#pragma unroll 1
+    for (int first = 0; first < Z_LOADS; first += Z_AT_ONCE) {
+        float v[Z_AT_ONCE];
+        fetch_z(p, t, first, v);
+        put_z(v, first, zs);
     }
 }
 
 // The LC channels of a lane in one row, as pairs.
-__device__ __forceinline__ void load_lane(const elem* row, Pair (&v)[LC / 2]) {
+struct LaneRow { Pair v[LC / 2]; };
+__device__ __forceinline__ LaneRow load_lane(const elem* row) {
+    LaneRow a;
 #if DTYPE == 1
     if constexpr (LC == 8) {
         const uint4 q = *reinterpret_cast<const uint4*>(row);
-        v[0] = q.x; v[1] = q.y; v[2] = q.z; v[3] = q.w;
-        return;
+        a.v[0] = q.x; a.v[1] = q.y; a.v[2] = q.z; a.v[3] = q.w;
+        return a;
     }
 #endif
 #pragma unroll
-    for (int j = 0; j < LC / 2; j++) v[j] = load_pair(row + 2 * j);
+    for (int j = 0; j < LC / 2; j++) a.v[j] = load_pair(row + 2 * j);
+    return a;
 }
+// COUNT rows from `lane` on, held in registers with KEEP_ROWS.
+template <int COUNT> struct KeptRows {
+    static constexpr int KEPT = KEEP_ROWS ? COUNT : 1;
+    const elem* lane;
+    LaneRow kept[KEPT];
+    __device__ __forceinline__ explicit KeptRows(const elem* lane) : lane(lane) {
+        if (!KEEP_ROWS) return;
+#pragma unroll
+        for (int j = 0; j < KEPT; j++) kept[j] = load_lane(lane + j * PITCH);
+    }
+    __device__ __forceinline__ LaneRow row(int j) const { return KEEP_ROWS ? kept[j % KEPT] : load_lane(lane + j * PITCH); }
+};
 
 // A operand whose rows are channels d.. and columns rows t..: pairs along rows. Matrices: (channel half, row half).
 struct Transposed { Pair v[4]; };
@@ -147,39 +174,36 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
     const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3, d = d0 + dw0 + c * LC, q0 = p.rank_tile0;
     const int count = min(ROWS, t.z - t.x);
     elem* dx = p.y + blockIdx.y * p.s_y;
+    const elem *g_lane = gs + g * LR * PITCH + dw0 + c * LC, *x_lane = xs + g * LR * PITCH + dw0 + c * LC;
     // dx.
-    Pair gv[LR + W - 1][LC / 2];
-#pragma unroll
-    for (int j = 0; j < LR + W - 1; j++) load_lane(gs + (g * LR + j) * PITCH + dw0 + c * LC, gv[j]);
     if (p.write_dx) {
         elem* dst = dx + (i64)(t.x + g * LR) * p.ldy + d;
         const bool whole = count == ROWS && d0 + CT <= p.d_model;
-#pragma unroll
+#pragma unroll 1  // both at once take more registers than there are
         for (int i = 0; i < MT; i++) {
+            const KeptRows<W + 1> gv(g_lane + 2 * i * PITCH);
             float acc[NT][4];
 #pragma unroll
             for (int j = 0; j < NT; j++)
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    const float2 v = pair_float(gv[2 * i + e][j]);
+                    const float2 v = pair_float(gv.row(e).v[j]);
                     acc[j][2 * e] = RESIDUAL && !RES_IN ? v.x : 0.f;
                     acc[j][2 * e + 1] = RESIDUAL && !RES_IN ? v.y : 0.f;
                 }
-#pragma unroll
+#pragma unroll(UNROLL_W)
             for (int w = 0; w < W; w++) {
-                u32 za[(RT + 1) / 2][PARTS][4];
-#pragma unroll
-                for (int kk = 0; kk < (RT + 1) / 2; kk++)
-#pragma unroll
-                    for (int q = 0; q < PARTS; q++)
-                        ldmatrix4<false>(za[kk][q], zs + ((q * Z_ROWS + z_place((lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w)) * Z_PITCH + kk * 16 + (2 * kk + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+                const auto z_of = [&](int k, int q, u32 (&a)[4]) {
+                    ldmatrix4<false>(a, zs + ((q * Z_ROWS + z_place((lane & 7) * LR + 2 * i + ((lane >> 3) & 1) + w)) * Z_PITCH + k * 16 + (2 * k + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+                };
                 float tap[NT][4];
-                taps<NT>(tap, za, u_base + w * RP * U_PITCH * 2, W * RP * U_PITCH * 2);
+                taps<NT>(tap, z_of, u_base, w);
+                const LaneRow gw[2] = {gv.row(w), gv.row(1 + w)};
 #pragma unroll
                 for (int j = 0; j < NT; j++)
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
-                        const float2 v = pair_float(gv[2 * i + e + w][j]);
+                        const float2 v = pair_float(gw[e].v[j]);
                         acc[j][2 * e] = fmaf(tap[j][2 * e], v.x, acc[j][2 * e]);
                         acc[j][2 * e + 1] = fmaf(tap[j][2 * e + 1], v.y, acc[j][2 * e + 1]);
                     }
@@ -216,11 +240,13 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
             for (int n = 0; n < QT; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) dz[i][n][e] = 0.f;
-        Pair xv[LR + W - 1][LC / 2];
+        const KeptRows<LR> gv(g_lane);
+        const KeptRows<LR + W - 1> xv(x_lane);
+#pragma unroll(UNROLL_W)
+        for (int w = 0; w < W; w++) {
+            LaneRow gw[LR], xw[LR];
 #pragma unroll
-        for (int j = 0; j < LR + W - 1; j++) load_lane(xs + (g * LR + j) * PITCH + dw0 + c * LC, xv[j]);
-#pragma unroll
-        for (int w = 0; w < W; w++)
+            for (int j = 0; j < LR; j++) { gw[j] = gv.row(j); xw[j] = xv.row(W - 1 + j - w); }
 #pragma unroll
             for (int m = 0; m < NT / 2; m++) {
                 u32 ub[PARTS][QT][2];
@@ -228,14 +254,14 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
                 for (int q = 0; q < PARTS; q++)
 #pragma unroll
                     for (int n = 0; n < QT; n++)
-                        ldmatrix2<false>(ub[q][n], u_base + (((q * W + w) * RP + min(q0 + n, RT - 1) * 8 + (lane & 7)) * U_PITCH + (2 * m + ((lane >> 3) & 1)) * 8) * 2);
+                        ldmatrix2<false>(ub[q][n], u_base + ((q * U_ROWS + w * RP + min(q0 + n, RT - 1) * 8 + (lane & 7)) * U_PITCH + (2 * m + ((lane >> 3) & 1)) * 8) * 2);
                 u32 pa[PROD][MT][4];
 #pragma unroll
                 for (int i = 0; i < MT; i++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
                         u32 part[PROD];
-                        pair_product(factor(gv[2 * i + (e & 1)][2 * m + (e >> 1)]), xv[W - 1 + 2 * i + (e & 1) - w][2 * m + (e >> 1)], part);
+                        pair_product(factor(gw[2 * i + (e & 1)].v[2 * m + (e >> 1)]), xw[2 * i + (e & 1)].v[2 * m + (e >> 1)], part);
 #pragma unroll
                         for (int a = 0; a < PROD; a++) pa[a][i][e] = part[a];
                     }
@@ -249,6 +275,7 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
 #pragma unroll
                             for (int n = 0; n < QT; n++) mma16(dz[i][n], pa[a][i], turned(a, ub[b][n][0]), turned(a, ub[b][n][1]));
             }
+        }
         float* out = dz_out;
 #pragma unroll
         for (int i = 0; i < MT; i++)
@@ -261,7 +288,7 @@ __device__ __forceinline__ void input_side(const Params& p, int4 t, int d0, int 
 }
 
 // This warp's share of dU, from one tile.
-__device__ __forceinline__ void filter_side(const Params& p, int dw0, const elem* xs, const elem* gs, u32 zs, float (&du)[CW / 16][W][QT][4]) {
+__device__ __forceinline__ void filter_side(const Params& p, int dw0, const elem* xs, const elem* gs, u32 zs, float (&du)[CW / 16][W][QT][4], float (&dstatic)[CW / 16][4]) {
     const int lane = threadIdx.x & 31, q0 = p.rank_tile0;
 #pragma unroll 1  // unrolled, its loads are moved ahead of registers
     for (int kt = 0; kt < ROWS / 16; kt++) {
@@ -302,6 +329,17 @@ __device__ __forceinline__ void filter_side(const Params& p, int dw0, const elem
                 for (int n = 0; n < QT; n++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) du[i][w][n][e] = DTYPE == 0 ? du[i][w][n][e] + apart[n][e] : apart[n][e];
+                if (OUTSIDE) {
+                    // The sum of P over rows, into column w.
+                    const u32 ones = afresh(lane) >> 2 == w ? 0x3f803f80u : 0;
+                    float sum[4];
+#pragma unroll
+                    for (int e = 0; e < 4; e++) sum[e] = DTYPE == 0 ? 0.f : dstatic[i][e];
+#pragma unroll
+                    for (int a = 0; a < PROD; a++) mma16(sum, pa[a], turned(a, ones), turned(a, ones));
+#pragma unroll
+                    for (int e = 0; e < 4; e++) dstatic[i][e] = DTYPE == 0 ? dstatic[i][e] + sum[e] : sum[e];
+                }
             }
         }
     }
@@ -311,7 +349,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
     extern __shared__ __align__(16) unsigned char smem[];
     __shared__ int4 ring[RING];
     __nv_bfloat16* us = reinterpret_cast<__nv_bfloat16*>(smem);
-    unsigned char* stages = smem + PARTS * W * RP * U_PITCH * 2;
+    unsigned char* stages = smem + PARTS * U_ROWS * U_PITCH * 2;
     __nv_bfloat16* zbuf = reinterpret_cast<__nv_bfloat16*>(stages + STAGES * STAGE_BYTES);
     float* dzbuf = reinterpret_cast<float*>(reinterpret_cast<unsigned char*>(zbuf) + 2 * Z_BYTES);
     constexpr int DZ_TILE = GROUPS * ROWS * DZ_PITCH;
@@ -332,9 +370,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
             load_stage(p, ring[s], d0, stage_x(s), stage_x(s) + HALO * PITCH);
             copy_commit();
         }
-        float zv[Z_LOADS];
-        fetch_z(p, ring[0], zv);
-        put_z(zv, zbuf);
+        copy_z(p, ring[0], zbuf);
     }
     fill_u(p, d0, us);
 
@@ -360,26 +396,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
             for (int n = 0; n < QT; n++)
 #pragma unroll
                 for (int k = 0; k < 4; k++) du[i][w][n][k] = 0.f;
+    float dstatic[CW / 16][4];
+#pragma unroll
+    for (int i = 0; i < CW / 16; i++)
+#pragma unroll
+        for (int k = 0; k < 4; k++) dstatic[i][k] = 0.f;
     for (int k = 0, s = 0; k < last - first; k++, s = s + 1 == STAGES ? 0 : s + 1) {
         copy_wait<STAGES - 2>();
         __syncthreads();
         const int4 t = ring[k % RING];
         const int ahead = s == 0 ? STAGES - 1 : s - 1, odd = k & 1;
-        float zv[Z_LOADS];
-        fetch_z(p, ring[(k + 1) % RING], zv);
+        float zv[Z_AT_ONCE];
+        if (Z_EARLY) fetch_z(p, ring[(k + 1) % RING], 0, zv);
         load_stage(p, ring[(k + STAGES - 1) % RING], d0, stage_x(ahead), stage_x(ahead) + HALO * PITCH);
         copy_commit();
         if (threadIdx.x == HALF) ring[(k + STAGES) % RING] = describe(p, first + k + STAGES, last);
         if (k) sum_dz(p, ring[(k - 1) % RING], tile, dzbuf + (odd ^ 1) * DZ_TILE);
-        if (t.x >= 0) filter_side(p, dw0, stage_x(s), stage_x(s) + HALO * PITCH, shared_address(zbuf) + odd * Z_BYTES, du);
-        put_z(zv, zbuf + (odd ^ 1) * Z_BYTES / 2);
+        if (t.x >= 0) filter_side(p, dw0, stage_x(s), stage_x(s) + HALO * PITCH, shared_address(zbuf) + odd * Z_BYTES, du, dstatic);
+        if (Z_EARLY) put_z(zv, 0, zbuf + (odd ^ 1) * Z_BYTES / 2);
+        else copy_z(p, ring[(k + 1) % RING], zbuf + (odd ^ 1) * Z_BYTES / 2);
     }
     __syncthreads();
     if (last > first) sum_dz(p, ring[(last - first - 1) % RING], tile, dzbuf + ((last - first - 1) & 1) * DZ_TILE);
 
     const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
-    // dU of this span: lane holds channels g, g+8 and ranks 2c, 2c+1 of each tile.
-    float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)span * RP * W * p.d_model;
+    // dU of this span, made afresh (a register kept for it all along is spilled): lane holds channels g, g+8 and ranks 2c, 2c+1 of each tile.
+    float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)(afresh((int)blockIdx.x) / p.col_tiles) * (RP + OUTSIDE) * W * p.d_model;
 #pragma unroll
     for (int i = 0; i < CW / 16; i++)
 #pragma unroll
@@ -391,4 +433,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_b
                     const int ch = d0 + dw0 + i * 16 + g + (e >> 1) * 8, r = (q0 + n) * 8 + 2 * c + (e & 1);
                     if (ch < p.d_model && r < RP) out[((i64)r * W + w) * p.d_model + ch] = du[i][w][n][e];
                 }
+    // dstatic_w likewise, w in place of ranks.
+    if (OUTSIDE && q0 == 0)
+#pragma unroll
+        for (int i = 0; i < CW / 16; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int ch = d0 + dw0 + i * 16 + g + (e >> 1) * 8, w = 2 * c + (e & 1);
+                if (ch < p.d_model && w < W) out[((i64)RP * W + w) * p.d_model + ch] = dstatic[i][e];
+            }
 }

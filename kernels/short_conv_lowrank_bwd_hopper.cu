@@ -1,10 +1,11 @@
-// Low-rank short convolution, backward, on sm_90a: bf16, rank (with static_w) <= 16, W <= 4, D in 16-byte rows. Formulas, partial sums and
+// Low-rank short convolution, backward, on sm_90a: bf16, rank <= 16, W <= 4, D in 16-byte rows. Formulas, partial sums and
 // exactness as in short_conv_lowrank_bwd.cu.
 //
 // A block owns 256 channels and takes every `spans`-th tile of 64 rows; x, dy and z are fetched two tiles deep. Two warpgroups, 128 channels
 // each, make dx and dz; two make dU, and fetch. Taps and dz are warpgroup products whose B operand, U, stays in shared memory; their A operand
 // is made in registers: z (taps), P along channels (dz), P as two bf16 (mma.cuh).
 //   taps: [64 tokens x 16 ranks] [16 x 32 channels];  dz: [64 x 16 channels] [16 x 16 ranks]
+// dstatic_w OUTSIDE of the ranks (mma.cuh) is made with dU: P summed over tokens by a product whose B is 1 in column w.
 // dU, whose B operand z changes, uses the products of warps: a warpgroup product would need a fence that waits for every copy under way.
 // dz of a tile stays in registers over the 128 channels and is added over the two warpgroups in shared memory.
 // Bytes per element: 6 + 4 R / D. FLOP: 10 W R on tensor cores + 4 W.
@@ -15,7 +16,7 @@
 static_assert(THREADS == 512, "four warpgroups");
 constexpr int STAGES = 2, SIDE = 256;                             // threads of a side
 constexpr int STAGE_ELEMS = 2 * HALO * PITCH, DZ_TILE = 8 * 128;  // x and dy; the dz of one warpgroup
-// Shared memory: U, stages, z, dz of two tiles.
+// Shared memory: U, stages, z, dz of two tiles, and dstatic_w OUTSIDE, a float4 for each thread of the dU side and 64 channels.
 constexpr int AT_STAGES = U_BYTES, AT_Z = AT_STAGES + STAGES * STAGE_ELEMS * 2, AT_DZ = AT_Z + STAGES * Z_TILE;
 
 struct Block {
@@ -23,10 +24,12 @@ struct Block {
     u32 full, empty;             // barriers of stage 0; stage s: + 8 s
     unsigned char* smem;
     int4* ring;
+    uint2* ones;                 // [W][8]: B of a product that adds into column w
     __device__ __forceinline__ elem* x(int s) const { return reinterpret_cast<elem*>(smem + AT_STAGES) + s * STAGE_ELEMS; }
     __device__ __forceinline__ elem* g(int s) const { return x(s) + HALO * PITCH; }
     __device__ __forceinline__ unsigned char* z(int s) const { return smem + AT_Z + s * Z_TILE; }
     __device__ __forceinline__ float* dz(int s) const { return reinterpret_cast<float*>(smem + AT_DZ) + s * DZ_TILE; }
+    __device__ __forceinline__ u32 dstatic(int half) const { return shared_address(dz(2)) + (threadIdx.x % SIDE * 2 + half) * 16; }
 };
 
 // Rows of tile t into stage s, by the eight warps of the dU side.
@@ -95,7 +98,7 @@ __device__ __forceinline__ void input_side(const Params& p, const Block& b, int4
         ldmatrix4<false>(za, z);
         hold(tap[0]);
         start_products();
-        product_n32(tap[0], za, operand(ug, CORE, OCT));
+        start_tap(tap[0], za, u, ug, 0);
         commit_products();
 #pragma unroll
         for (int w = 0; w < W; w++) {
@@ -113,7 +116,7 @@ __device__ __forceinline__ void input_side(const Params& p, const Block& b, int4
                 product_n16<1>(dz, high[m], ub);
                 product_n16<-1>(dz, rest[m], ub);
             }
-            if (w + 1 < W) product_n32(tap[w + 1 & 1], next, operand(ug + (w + 1) * U_STEP, CORE, OCT));
+            if (w + 1 < W) start_tap(tap[w + 1 & 1], next, u, ug, w + 1);
             commit_products();
             wait_products<1>();
             hold(tap[w & 1]);
@@ -165,6 +168,14 @@ __device__ __forceinline__ void input_side(const Params& p, const Block& b, int4
     }
 }
 
+// Values that stay in shared memory between uses: beside dU registers have no room for them.
+__device__ __forceinline__ void get_sums(u32 at, float (&v)[4]) {
+    asm volatile("ld.volatile.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3]) : "r"(at) : "memory");
+}
+__device__ __forceinline__ void put_sums(u32 at, const float (&v)[4]) {
+    asm volatile("st.volatile.shared.v4.f32 [%4], {%0,%1,%2,%3};" :: "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(at) : "memory");
+}
+
 // dU of 128 channels, from the tile in stage s: a warp has 16 channels of each 64.
 __device__ __forceinline__ void filter_side(const Block& b, int s, int side, float (&du)[2][W][2][4]) {
     const int me = afresh(threadIdx.x % 128), lane = me & 31, warp = me / 32;
@@ -178,6 +189,8 @@ __device__ __forceinline__ void filter_side(const Block& b, int s, int side, flo
         ldmatrix4<true>(zb, zs + kt * 16 * Z_STEP);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
+            float dstatic[4];
+            if (OUTSIDE) get_sums(b.dstatic(i), dstatic);
             u32 ga[4];
             ldmatrix4<true>(ga, gs + (kt * 16 * PITCH + i * 64) * 2);
 #pragma unroll
@@ -188,13 +201,25 @@ __device__ __forceinline__ void filter_side(const Block& b, int s, int side, flo
                 for (int e = 0; e < 4; e++) {
                     u32 part[PROD];
                     pair_product(factor(ga[e]), xa[e], part);
-                    pa[0][e] = part[0]; pa[1][e] = part[1];
+                    pa[0][e] = part[0];
+                    // OUTSIDE there are no registers for turned operands: the rest with its own sign.
+                    pa[1][e] = OUTSIDE ? fma_bf16x2(ga[e], xa[e], part[0] ^ 0x80008000u) : part[1];
                 }
 #pragma unroll
                 for (int a = 0; a < PROD; a++)
 #pragma unroll
-                    for (int n = 0; n < 2; n++) mma16(du[i][w][n], pa[a], turned(a, zb[2 * n]), turned(a, zb[2 * n + 1]));
+                    for (int n = 0; n < 2; n++) {
+                        const u32 b0 = zb[2 * n], b1 = zb[2 * n + 1];
+                        mma16(du[i][w][n], pa[a], OUTSIDE ? b0 : turned(a, b0), OUTSIDE ? b1 : turned(a, b1));
+                    }
+                if (OUTSIDE) {
+                    uint2 ones;
+                    asm volatile("ld.volatile.shared.v2.u32 {%0,%1}, [%2];" : "=r"(ones.x), "=r"(ones.y) : "r"(shared_address(b.ones) + (w * 8 + (lane >> 2)) * 8));
+#pragma unroll
+                    for (int a = 0; a < PROD; a++) mma16(dstatic, pa[a], ones.x, ones.y);
+                }
             }
+            if (OUTSIDE) put_sums(b.dstatic(i), dstatic);
         }
     }
 }
@@ -202,6 +227,7 @@ __device__ __forceinline__ void filter_side(const Block& b, int s, int side, flo
 extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_bwd(const __grid_constant__ Params p) {
     extern __shared__ __align__(128) unsigned char smem[];
     __shared__ int4 ring[STAGES];
+    __shared__ uint2 ones[OUTSIDE ? W * 8 : 1];
     __shared__ __align__(8) unsigned long long barriers[2 * STAGES];
     Block b;
     b.span = blockIdx.x / p.col_tiles;
@@ -212,6 +238,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_bwd(const 
     b.empty = b.full + 8 * STAGES;
     b.smem = smem;
     b.ring = ring;
+    b.ones = ones;
+    if (OUTSIDE && threadIdx.x < W * 8) ones[threadIdx.x] = threadIdx.x / 8 == threadIdx.x % 8 ? make_uint2(0x3f803f80u, 0x3f803f80u) : make_uint2(0, 0);
     if (threadIdx.x == 0) {
 #pragma unroll
         for (int s = 0; s < STAGES; s++) { barrier_init(b.full + 8 * s, 2 * SIDE); barrier_init(b.empty + 8 * s, THREADS / 32); }
@@ -254,8 +282,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_bwd(const 
             for (int w = 0; w < W; w++)
 #pragma unroll
                 for (int e = 0; e < 8; e++) du[i][w][e / 4][e % 4] = 0.f;
+        if (OUTSIDE) { put_sums(b.dstatic(0), du[0][0][0]); put_sums(b.dstatic(1), du[0][0][0]); }
+        // Counted again each time where a register for it is missing.
+        const auto count = [&] { return OUTSIDE ? tile_count(p, blockIdx.x / p.col_tiles) : b.count; };
 #pragma unroll 1
-        for (int k = 0; k < b.count; k++) {
+        for (int k = 0; k < count(); k++) {
             const int s = k % STAGES;
             barrier_wait(b.full + 8 * s, k / STAGES & 1);
             if (ring[s].x >= 0) filter_side(b, s, side, du);
@@ -270,7 +301,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_bwd(const 
         }
         // A lane holds channels g, g+8 of its warp's 16 and ranks 2c, 2c+1 of each half.
         const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3, ch0 = b.d0 + side * 128 + threadIdx.x % 128 / 32 * 16 + g;
-        float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)b.span * 16 * W * p.d_model;
+        float* out = p.part_cols + blockIdx.y * p.s_cols + (i64)b.span * (16 + OUTSIDE) * W * p.d_model;
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -280,5 +311,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_bwd(const 
                     const int ch = ch0 + i * 64 + (e >> 1 & 1) * 8, r = (e >> 2) * 8 + 2 * c + (e & 1);
                     if (ch < p.d_model) out[((i64)r * W + w) * p.d_model + ch] = du[i][w][e / 4][e % 4];
                 }
+        // dstatic_w OUTSIDE likewise, as rank 16 and with w in place of ranks.
+        if (OUTSIDE)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float dstatic[4];
+                get_sums(b.dstatic(i), dstatic);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int ch = ch0 + i * 64 + (e >> 1) * 8, w = 2 * c + (e & 1);
+                    if (ch < p.d_model && w < W) out[((i64)16 * W + w) * p.d_model + ch] = dstatic[e];
+                }
+            }
     }
 }

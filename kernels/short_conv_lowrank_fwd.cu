@@ -50,7 +50,7 @@ __device__ __forceinline__ void load_x(const Params& p, const Rows& r, const ele
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_fwd(const __grid_constant__ Params p) {
     extern __shared__ __align__(16) unsigned char smem[];
     __nv_bfloat16* us = reinterpret_cast<__nv_bfloat16*>(smem);
-    __nv_bfloat16* zs = us + PARTS * W * RP * U_PITCH;
+    __nv_bfloat16* zs = us + PARTS * U_ROWS * U_PITCH;
     const int tile = blockIdx.x % p.col_tiles, lane = threadIdx.x & 31, warp = threadIdx.x / 32, g = lane >> 2, c = lane & 3;
     elem* ring = reinterpret_cast<elem*>(zs + PARTS * CHUNK * ZF_PITCH) + warp * SLOTS * STEP * X_PITCH;
     Rows r;
@@ -58,7 +58,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
     const int d0 = tile * CT, d = d0 + warp * CW + c * LC;
     const elem* x = p.x + blockIdx.y * p.s_x;
     const elem* z = p.weight + blockIdx.y * p.s_w;
-    elem* y = p.y + blockIdx.y * p.s_y;
     const elem* dy = GRAD ? p.dy + blockIdx.y * p.s_dy : nullptr;
 
     load_x(p, r, x, d0 + warp * CW, ring, -(W - 1), W - 1);
@@ -103,18 +102,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
         if (t + 2 * STEP < r.count) load_x(p, r, x, d0 + warp * CW, ring, t + 2 * STEP, STEP);
         copy_commit();
         const bool whole = t + STEP <= r.count && d0 + CT <= p.d_model;
-        elem* dst = y + (i64)(r.row0 + t + g * LR) * p.ldy + d;
-#pragma unroll
+#pragma unroll 1  // both at once take more registers than two blocks a multiprocessor leave
         for (int i = 0; i < MT; i++) {
+            elem* dst = p.y + blockIdx.y * p.s_y + (i64)(r.row0 + t + afresh(g * LR + 2 * i)) * p.ldy + d;
             // Rows of m-tile i: g is row g*LR + 2i, g+8 the next.
-            u32 za[(RT + 1) / 2][PARTS][4];
+            const auto load_z = [&](int k, int q, u32 (&a)[4]) {
+                const int place = t + (2 * i + ((lane >> 3) & 1)) * 8 + (lane & 7);
+                ldmatrix4<false>(a, shared_address(zs) + ((q * CHUNK + place) * ZF_PITCH + k * 16 + (2 * k + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
+            };
+            constexpr int KEPT = MANY_RANKS ? 1 : (RT + 1) / 2;
+            u32 za[KEPT][PARTS][4];
+            if (!MANY_RANKS)
 #pragma unroll
-            for (int k = 0; k < (RT + 1) / 2; k++)
+                for (int k = 0; k < KEPT; k++)
 #pragma unroll
-                for (int q = 0; q < PARTS; q++) {
-                    const int place = t + (2 * i + ((lane >> 3) & 1)) * 8 + (lane & 7);
-                    ldmatrix4<false>(za[k][q], shared_address(zs) + ((q * CHUNK + place) * ZF_PITCH + k * 16 + (2 * k + 1 < RT ? (lane >> 4) * 8 : 0)) * 2);
-                }
+                    for (int q = 0; q < PARTS; q++) load_z(k, q, za[k][q]);
+            const auto z_of = [&](int k, int q, u32 (&a)[4]) {
+                if (MANY_RANKS) load_z(k, q, a);
+                else
+#pragma unroll
+                    for (int e = 0; e < 4; e++) a[e] = za[k % KEPT][q][e];
+            };
             float acc[NT][4];
 #pragma unroll
             for (int j = 0; j < NT; j++)
@@ -123,12 +131,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
 #pragma unroll
             for (int w = 0; w < W; w++) {
                 float tap[NT][4];
-                taps<NT>(tap, za, us_at + w * RP * U_PITCH * 2, W * RP * U_PITCH * 2);
+                taps<NT>(tap, z_of, us_at, w);
 #pragma unroll
                 for (int j = 0; j < NT; j++)
 #pragma unroll
                     for (int k = 0; k < 4; k++)
-                        acc[j][k] = fmaf(tap[j][k], to_float(xv[W - 1 + 2 * i + k / 2 - w].e[2 * j + (k & 1)]), acc[j][k]);
+                        acc[j][k] = fmaf(tap[j][k], to_float(xv[W - 1 + k / 2 - w].e[2 * j + (k & 1)]), acc[j][k]);
             }
 #pragma unroll
             for (int e = 0; e < 2; e++, dst += p.ldy) {
@@ -146,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
                             v = dd < p.d_model ? to_float(dy[at * p.lddy + dd]) * silu_grad(v) : 0.f;
                         } else {
                             if (SILU) v = silu(v);
-                            if (RESIDUAL) v += to_float(xv[W - 1 + 2 * i + e].e[2 * j + k]);
+                            if (RESIDUAL) v += to_float(xv[W - 1 + e].e[2 * j + k]);
                         }
                         out[2 * j + k] = v;
                     }
@@ -157,6 +165,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) conv_lowrank_f
                     for (int k = 0; k < LC; k++) if (d + k < p.d_model) dst[k] = o.e[k];
                 }
             }
+#pragma unroll
+            for (int j = 0; j < W + 1; j++) xv[j] = xv[j + 2];
         }
     }
 }

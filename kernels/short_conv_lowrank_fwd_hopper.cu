@@ -1,4 +1,4 @@
-// Low-rank short convolution, forward, on sm_90a: bf16, rank (with static_w) <= 16, W <= 4, D in 16-byte rows. Formula as in
+// Low-rank short convolution, forward, on sm_90a: bf16, rank <= 16, W <= 4, D in 16-byte rows. Formula as in
 // short_conv_lowrank_fwd.cu.
 //
 // A block owns 256 channels and takes every `spans`-th tile of 64 rows. One warpgroup fetches x and z, STAGES tiles deep; four,
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_fwd(const 
     __syncthreads();
 
     const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3, token = warp % 4 * 16 + 2 * g, group0 = warp / 4 * 2;
-    const u32 u = uniform(shared_address(smem) >> 4) + group0 * 4 * (OCT >> 4);
+    const u32 u0 = uniform(shared_address(smem) >> 4), u = u0 + group0 * 4 * (OCT >> 4);
 #pragma unroll 1
     for (int k = 0, s = 0; k < count; k++, s = s + 1 == STAGES ? 0 : s + 1) {
         barrier_wait(full + 8 * s, k / STAGES & 1);
@@ -76,17 +76,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_fwd(const 
                 load_eight(xs + W * PITCH, xv[W]);
                 // Taps are made one w ahead of their use.
                 float tap[2][16], acc[16];
-                const auto start_tap = [&](int w) {
+                const auto start = [&](int w) {
                     hold(tap[w & 1]);
                     start_products();
-                    product_n32(tap[w & 1], za, operand(u + n * 4 * (OCT >> 4) + w * U_STEP, CORE, OCT));
+                    start_tap(tap[w & 1], za, u0, u + n * 4 * (OCT >> 4), w);
                     commit_products();
                 };
-                start_tap(0);
+                start(0);
 #pragma unroll
                 for (int w = 0; w < W; w++) {
                     load_eight(xs + (W - 1 - w) * PITCH, xv[W - 1 - w]);
-                    if (w + 1 < W) { start_tap(w + 1); wait_products<1>(); }
+                    if (w + 1 < W) { start(w + 1); wait_products<1>(); }
                     else wait_products<0>();
                     hold(tap[w & 1]);
 #pragma unroll

@@ -1,8 +1,9 @@
 //! `cargo xtask kernels check`: the kernels of the short convolution and of attention compiled with NVRTC, which needs no
 //! GPU, and what each uses compared with kernels/resources.txt.
 //!
-//! For sm_90a the whole sample of defines (their `variants`) is compiled and its registers, shared memory and spills are
-//! summed up per kernel and element type; for the other targets every 24th of it, to see that it compiles.
+//! For sm_90a the whole sample of defines (their `variants`) is compiled, its registers, shared memory and spills are
+//! summed up per kernel and element type, and a set that spills registers is an error; for the other targets every 24th of it
+//! is compiled, to see that it does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,8 +36,9 @@ pub(crate) fn check(accept: bool) -> Result<()> {
     let compiler = version().map_err(|e| anyhow::anyhow!("{e}"))?;
     let mut all = short_conv::variants();
     all.extend(attention::variants());
-    let found = summary(&compile_all(&all, TUNED)?);
+    let used = compile_all(&all, TUNED)?;
     println!("{} define sets compile for {TUNED}", all.len());
+    let (found, spills) = (summary(&used), spilling(&used));
     let some: Vec<Variant> = all.iter().filter(|v| !ONE_TARGET.contains(&v.file)).step_by(EVERY).cloned().collect();
     for arch in OTHERS {
         compile_all(&some, arch)?;
@@ -46,6 +48,12 @@ pub(crate) fn check(accept: bool) -> Result<()> {
         println!("NVRTC is {compiler:?}: what kernels use is compared with {COMPILER:?} only");
         return Ok(());
     }
+    ensure!(
+        spills.is_empty(),
+        "{} kernels spill registers to memory; give a thread less in the launch that chose these defines:\n{}",
+        spills.len(),
+        spills.join("\n")
+    );
     if accept {
         fs::write(SNAPSHOT, &found).with_context(|| format!("{SNAPSHOT} cannot be written"))?;
         println!("wrote {SNAPSHOT}");
@@ -93,6 +101,18 @@ fn compile_all<'a>(all: &'a [Variant], arch: &str) -> Result<Vec<Used<'a>>> {
     }
     used.sort_by(|a, b| a.0.cmp(b.0));
     Ok(used)
+}
+
+/// One line per kernel and define set that spills registers to memory.
+fn spilling(used: &[Used<'_>]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (variant, kernels) in used {
+        for kernel in kernels.iter().filter(|k| k.spill_bytes > 0) {
+            let (file, entry, bytes, defines) = (variant.file, &kernel.entry, kernel.spill_bytes, &variant.defines);
+            lines.push(format!("  {file} {entry}: {bytes} B with {defines}"));
+        }
+    }
+    lines
 }
 
 /// One line per kernel and element type over its define sets.
@@ -147,6 +167,8 @@ mod tests {
         };
         let plan = (of("plan.cu", None), vec![used(20, 0)]);
         let sums = (of("sums.cu", Some(1)), vec![used(30, 4)]);
+        let spills = spilling(&[plan.clone(), sums.clone()]);
+        assert_eq!(spills, [format!("  sums.cu k: 4 B with {}", sums.0.defines)]);
         let text = summary(&[plan, sums.clone(), (sums.0, vec![used(40, 0)])]);
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(

@@ -11,6 +11,7 @@ pub(super) const FILE: &str = "short_conv_headwise.cu";
 /// How threads lie over channels and rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
+    backward: bool,
     /// Neighbouring channels of a thread.
     vec: usize,
     /// Threads of a block across channels, and chunks of rows in a block.
@@ -42,12 +43,20 @@ impl Layout {
                 vec /= 2;
             }
         }
+        // Wider inputs of these need more registers than there are.
         if backward && w > 4 {
+            vec = vec.min(if op.static_w { 2 } else { 4 });
+        }
+        let many_heads = op.head_size() > 0 && op.head_size() < vec;
+        if backward && op.static_w && (op.options.silu || op.code == 2 || many_heads || !w.is_power_of_two()) {
             vec = vec.min(4);
         }
-        // Measured (kernels/NOTES.md): static taps pay for longer chunks, everything else is best as one tile of 4 rows.
+        // Measured (kernels/NOTES.md): static taps pay for longer chunks, everything else is best as one tile of 4 rows. Beside
+        // the filters of head-wise taps 16 rows do not fit the registers.
         let (mut step, mut chunk, prefetch) = match (backward, op.static_w) {
-            (false, true) => (16, 16, false),
+            (false, true) if op.head_size() == 0 => (16, 16, false),
+            (false, true) if many_heads => (8, 16, false),
+            (false, true) => (12, 12, false),
             (true, true) => (4, 128, true),
             _ => (4, 4, false),
         };
@@ -79,12 +88,13 @@ impl Layout {
         };
         let filter_bytes = (vec / head_size).max(1) * w * e;
         let filter_align = filter_align.min(1 << filter_bytes.trailing_zeros().min(4));
-        Self { vec, lanes, groups, tiles, filter_align, chunk, step, prefetch, head_sum }
+        Self { backward, vec, lanes, groups, tiles, filter_align, chunk, step, prefetch, head_sum }
     }
 
     pub(super) fn defines(&self, op: &Op) -> Defines {
         let head_size = if op.head_size() > 0 { op.head_size() } else { self.vec };
         op.defines(&[
+            ("BACKWARD", i64::from(self.backward)),
             ("HEADWISE", i64::from(op.head_size() > 0)),
             ("VEC", self.vec as i64),
             ("TPT", self.step as i64),
@@ -94,7 +104,8 @@ impl Layout {
             ("W_ALIGN", self.filter_align as i64),
             ("HEAD_SUM", self.head_sum as i64),
             ("THREADS", (self.lanes * self.groups).max(32) as i64),
-            ("MIN_BLOCKS", 1),
+            // 0: as many blocks a multiprocessor as the compiler likes, who spills registers for them at some other widths.
+            ("MIN_BLOCKS", i64::from(self.backward || op.shape.width != 4)),
             ("PREFETCH", i64::from(self.prefetch)),
         ])
     }

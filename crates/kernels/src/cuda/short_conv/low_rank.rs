@@ -28,9 +28,20 @@ pub(super) struct Tile {
     shared: usize,
 }
 
-/// Ranks in tiles of 8, static_w among them, and bf16 parts of an element.
+/// Ranks in tiles of 8, static_w among them unless it is [`outside`], and bf16 parts of an element.
 fn ranks(op: &Op) -> (usize, usize) {
-    ((op.rank() + usize::from(op.static_w)).div_ceil(8), [3, 1, 2][op.code as usize])
+    let inside = usize::from(op.static_w && !outside(op));
+    ((op.rank() + inside).div_ceil(8), [3, 1, 2][op.code as usize])
+}
+
+/// Whether static_w would take a tile of ranks for itself, and the kernels treat it apart (`OUTSIDE`).
+pub(super) fn outside(op: &Op) -> bool {
+    op.static_w && op.rank().is_multiple_of(8)
+}
+
+/// Rows of U and static_w in shared memory.
+fn u_rows(op: &Op) -> usize {
+    op.shape.width * ranks(op).0 * 8 + if outside(op) { 8 } else { 0 }
 }
 
 impl Tile {
@@ -45,7 +56,7 @@ impl Tile {
         let chunk = if tiles > 4 { 64 } else { 128 };
         let chunk = if op.packed { chunk } else { chunk.min(op.shape.len.div_ceil(ROWS) * ROWS) };
         let shared = |warps: usize| {
-            parts * (w * tiles * 8 * (channels * warps + 8) + chunk * tiles * 8) * 2
+            parts * (u_rows(op) * (channels * warps + 8) + chunk * tiles * 8) * 2
                 + warps * 96 * (channels * op.element + 16)
         };
         let mut warps = 8;
@@ -57,7 +68,8 @@ impl Tile {
 
     /// Two blocks on a multiprocessor where they fit: they hide each other's latency.
     pub(super) fn forward_defines(&self, op: &Op, aligned: bool, z_aligned: bool, gradient: bool) -> Defines {
-        let two = op.code == 1 && self.warps == 8 && self.shared < 113 * 1024;
+        let room = op.code == 1 && op.shape.width <= 4 && (aligned || !outside(op));
+        let two = room && self.warps == 8 && self.shared < 113 * 1024;
         op.defines(&[
             ("RANK", op.rank() as i64),
             ("THREADS", 32 * self.warps as i64),
@@ -73,16 +85,18 @@ impl Tile {
     /// The widest tile whose dU fits the registers and whose stages fit shared memory.
     pub(super) fn backward(op: &Op, limit: usize) -> Self {
         let ((tiles, parts), w, e) = (ranks(op), op.shape.width, op.element);
-        let channels = if op.code == 1 && w <= 4 && tiles <= 2 { 32 } else { 16 };
+        let narrow = op.code == 1 && w <= 4 && tiles <= 2;
+        // dstatic_w apart from dU does not fit the registers of 32 channels.
+        let channels = if narrow && !outside(op) { 32 } else { 16 };
         let rank_tiles = tiles.min(if w <= 4 && channels == 16 { 4 } else { 2 });
         let halo = ROWS + w - 1;
         let shared = |warps: usize, stages: usize| {
             let columns = channels * warps;
-            let u = parts * w * tiles * 8 * (columns + 8) * 2;
+            let u = parts * u_rows(op) * (columns + 8) * 2;
             let z = 2 * parts * halo.div_ceil(4) * 4 * (tiles * 8 + 8) * 2;
             u + stages * 2 * halo * (columns + 16 / e) * e + z + 2 * warps * ROWS * (rank_tiles * 8 + 4) * 4
         };
-        let (mut warps, mut stages) = (if channels == 32 { 8 } else { 4 }, 3);
+        let (mut warps, mut stages) = (if narrow { 8 } else { 4 }, 3);
         loop {
             let fits = shared(warps, stages) <= limit;
             if !fits && stages > 2 {
@@ -165,6 +179,7 @@ pub(super) fn backward(
     let on_hopper = hopper::takes(op, call.device.arch(), aligned);
     let rank_tiles = ranks(op).0;
     let ranks = if on_hopper { hopper::RANKS } else { rank_tiles * 8 };
+    let u_ranks = ranks + usize::from(outside(op));
     let (mut p, _plan) = call.params(if on_hopper { hopper::ROWS } else { ROWS })?;
     // One block on each multiprocessor, all of them busy for the same number of rows.
     let (tiles, spans) = if on_hopper {
@@ -178,9 +193,9 @@ pub(super) fn backward(
     (p.y, p.ldy, p.s_y) = (dx.at, dx.ld, dx.stream);
     (p.col_tiles, p.spans) = (tiles as i32, spans as i32);
     let (_rows, part_rows) = call.partial(streams * tiles * rows * ranks)?;
-    let (_cols, part_cols) = call.partial(streams * spans * ranks * w * d)?;
+    let (_cols, part_cols) = call.partial(streams * spans * u_ranks * w * d)?;
     (p.part_rows, p.s_rows) = (part_rows, (tiles * rows * ranks) as i64);
-    (p.part_cols, p.s_cols) = (part_cols, (spans * ranks * w * d) as i64);
+    (p.part_cols, p.s_cols) = (part_cols, (spans * u_ranks * w * d) as i64);
     if on_hopper {
         hopper::backward(call, &mut p)?;
     } else {
@@ -196,7 +211,7 @@ pub(super) fn backward(
             unsafe { call.launch(BACKWARD, "conv_lowrank_bwd", &defines, grid, &mut p)? };
         }
     }
-    let stride = (ranks * w * d) as i64;
+    let stride = (u_ranks * w * d) as i64;
     let of_u = |part, out, rank: usize, s_out| {
         let (pitch, cols) = ((w * d) as i64, (w * d) as i32);
         Sum {
@@ -228,7 +243,8 @@ pub(super) fn backward(
     };
     let mut jobs = vec![of_z, of_u(part_cols, du, op.rank(), p.s_u)];
     if let Some(out) = dstatic_w {
-        jobs.push(of_u(part_cols + (op.rank() * w * d * 4) as u64, out, 1, p.s_static));
+        let row = if outside(op) { ranks } else { op.rank() };
+        jobs.push(of_u(part_cols + (row * w * d * 4) as u64, out, 1, p.s_static));
     }
     sums::add(call, &jobs)
 }

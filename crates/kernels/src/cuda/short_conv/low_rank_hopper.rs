@@ -4,6 +4,7 @@ use super::super::compile::Defines;
 use super::super::device::Grid;
 use super::super::error::CudaResult;
 use super::headwise::alignment;
+use super::low_rank::outside;
 use super::params::{Call, Op, Params};
 
 pub(super) const FORWARD: &str = "short_conv_lowrank_fwd_hopper.cu";
@@ -22,15 +23,17 @@ const STAGES: usize = 4;
 
 /// Whether these kernels take the call: `aligned` says that rows of D are copied 16 bytes at a time.
 pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
-    let ranks = op.rank() + usize::from(op.static_w);
     // At width 3 registers spill; narrower inputs would leave most of a block's channels empty.
-    let shape = matches!(op.shape.width, 1 | 2 | 4) && ranks <= RANKS && op.shape.d > CHANNELS / 2;
+    let shape = matches!(op.shape.width, 1 | 2 | 4) && op.rank() <= RANKS && op.shape.d > CHANNELS / 2;
     arch == ARCH && aligned && op.code == 1 && shape
 }
 
 /// Bytes of U in shared memory, of a fetched row of 256 channels, and of one of z.
 fn sizes(op: &Op) -> (usize, usize, usize) {
-    (op.shape.width * CHANNELS * RANKS * 2, (CHANNELS + 8) * 2, (RANKS + 8) * 2)
+    let (plane, width) = (CHANNELS * RANKS * 2, op.shape.width);
+    // static_w apart from the ranks: a plane, and for each w the operand that picks its row of it.
+    let apart = if outside(op) { plane + width * ROWS * RANKS * 2 } else { 0 };
+    (width * plane + apart, (CHANNELS + 8) * 2, (RANKS + 8) * 2)
 }
 
 fn forward_shared(op: &Op) -> usize {
@@ -38,10 +41,12 @@ fn forward_shared(op: &Op) -> usize {
     u + STAGES * (ROWS + op.shape.width - 1) * (row + z)
 }
 
-/// Two stages of x, dy and z, and dz of two tiles.
+/// Two stages of x, dy and z, dz of two tiles, and dstatic_w where it is apart from the ranks.
 fn backward_shared(op: &Op) -> usize {
     let (u, row, z) = sizes(op);
-    u + 2 * (ROWS + op.shape.width - 1) * (2 * row + z) + 2 * ROWS * RANKS * 4
+    u + 2 * (ROWS + op.shape.width - 1) * (2 * row + z)
+        + 2 * ROWS * RANKS * 4
+        + if outside(op) { BACKWARD_THREADS * 16 } else { 0 }
 }
 
 fn defines(op: &Op, z_aligned: bool, more: &[(&'static str, i64)]) -> Defines {
@@ -63,10 +68,11 @@ fn z_aligned(call: &Call<'_>) -> bool {
     call.op.rank() == RANKS && alignment(&[call.weight], call.op.element) >= 16
 }
 
-/// Column tiles, and spans of rows that give each multiprocessor one block.
+/// Column tiles of a stream, and spans of rows that give each multiprocessor one block, over all streams.
 pub(super) fn blocks(call: &Call<'_>, chunks: i32) -> (usize, usize) {
     let tiles = call.op.shape.d.div_ceil(CHANNELS);
-    (tiles, (call.device.multiprocessors() / tiles).clamp(1, chunks.max(1) as usize))
+    let spans = call.device.multiprocessors() / (tiles * call.op.shape.streams);
+    (tiles, spans.clamp(1, chunks.max(1) as usize))
 }
 
 /// y, or g with `gradient`; `p` has chunks of [`ROWS`] rows and the operands.
@@ -111,12 +117,12 @@ mod tests {
     fn only_what_the_kernels_compile_for_is_taken() {
         let usual = op(1, 4, 16, false, 2048);
         assert!(takes(&usual, ARCH, true) && takes(&op(1, 1, 15, true, 136), ARCH, true));
+        assert!(takes(&op(1, 4, 16, true, 2048), ARCH, true));
         assert!(!takes(&usual, "sm_80", true) && !takes(&usual, ARCH, false));
         for other in [
             op(2, 4, 16, false, 2048),
             op(1, 3, 16, false, 2048),
             op(1, 5, 16, false, 2048),
-            op(1, 4, 16, true, 2048),
             op(1, 4, 17, false, 2048),
             op(1, 4, 16, false, 128),
         ] {
@@ -130,6 +136,10 @@ mod tests {
         let widest = op(1, 4, 16, false, 2048);
         assert_eq!(forward_shared(&widest), 32768 + 4 * 67 * (528 + 48));
         assert_eq!(backward_shared(&widest), 32768 + 2 * 67 * (528 + 528 + 48) + 2 * 4096);
-        assert!(forward_shared(&widest).max(backward_shared(&widest)) < 226 * 1024);
+        let apart = op(1, 4, 16, true, 2048);
+        assert_eq!(forward_shared(&apart), forward_shared(&widest) + 8192 + 4 * 2048);
+        assert_eq!(backward_shared(&apart), backward_shared(&widest) + 8192 + 4 * 2048 + 256 * 32);
+        assert_eq!(forward_shared(&op(1, 4, 15, true, 2048)), forward_shared(&widest));
+        assert!(forward_shared(&apart).max(backward_shared(&apart)) < 226 * 1024);
     }
 }

@@ -47,6 +47,24 @@ pub fn variants() -> Vec<Variant> {
             }
         }
     }
+    // Those that kernels/NOTES.md times, and the same with static_w and a residual.
+    let timed = [
+        Kind::Static,
+        Kind::HeadWise { head_size: 1 },
+        Kind::HeadWise { head_size: 4 },
+        Kind::HeadWise { head_size: 16 },
+        Kind::HeadWise { head_size: 32 },
+        Kind::HeadWise { head_size: 64 },
+        Kind::LowRank { rank: 8 },
+        Kind::LowRank { rank: 15 },
+        Kind::LowRank { rank: 16 },
+    ];
+    for (kind, more) in timed.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let shape = Shape { streams: 1, batch: 4, len: 4096, d: 2048, width: 4 };
+        let options = Options { residual: more, silu: false };
+        let static_w = more || kind == Kind::Static;
+        add(&mut all, &Op { shape, options, kind, code: 1, element: 2, packed: false, state: false, static_w });
+    }
     all.sort();
     all.dedup();
     all

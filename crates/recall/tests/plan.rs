@@ -50,3 +50,21 @@ fn variants_differ_in_the_convolution_alone() {
         }
     }
 }
+
+/// A step is three forward passes; a grid's cost is that of all its trainings.
+#[test]
+fn the_cost_of_a_row_is_that_of_its_trainings() {
+    let planned =
+        |scale, id: &str| Plan::parse(Figure.plan()).unwrap().resolve(scale, Some(&[id.into()])).unwrap().remove(0);
+    let cost = |scale, id| Figure.flops(&planned(scale, id).config, None).unwrap();
+    let row: Row = cli::parse(&planned("smoke", "varkey.static").config).unwrap();
+    let forward = row.model.record(row.train.batch, row.task.len()).unwrap().flops();
+    assert_eq!(cost("smoke", "varkey.static"), 3.0 * forward * row.train.steps as f64);
+    let grid: Row = cli::parse(&planned("paper", "mad-noisy.none").config).unwrap();
+    let (trials, alone) = (grid.trials().unwrap().len(), Row { grid: None, ..grid });
+    let forward = alone.model.record(alone.train.batch, alone.task.len()).unwrap().flops();
+    let one = 3.0 * forward * alone.train.steps as f64;
+    // Its variations are of longer rows, larger vocabularies or fewer examples.
+    let times = cost("paper", "mad-noisy.none") / one;
+    assert!((0.5..4.0).contains(&(times / trials as f64)), "{times} trainings' worth for {trials} of them");
+}

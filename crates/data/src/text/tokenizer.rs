@@ -4,6 +4,8 @@ mod decode;
 
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::{Error, Result};
 
 /// Turns text into ids below [`Tokenizer::vocab`].
@@ -163,11 +165,30 @@ impl Tokenizer {
         }
         Ok(())
     }
+
+    /// The ids of each of many texts, side by side on all threads.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_all(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let one = |text: &&str| {
+            let mut ids = Vec::new();
+            self.encode(text, &mut ids).map(|()| ids)
+        };
+        texts.par_iter().map(one).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_texts_come_back_in_order() {
+        let all = Tokenizer::bytes().encode_all(&["ab", "", "c"]).unwrap();
+        assert_eq!(all, [vec![97, 98], vec![], vec![99]]);
+        assert!(Tokenizer::characters("ab").encode_all(&["a", "x"]).is_err());
+    }
 
     fn encoded(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::new();

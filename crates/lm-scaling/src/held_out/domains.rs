@@ -80,7 +80,8 @@ pub(super) fn score(
 ) -> Result<Vec<(&'static str, f64)>> {
     let mut found = Vec::new();
     for Domain { metric, bytes, windows } in domains {
-        let nats: f64 = likelihoods(record, backend, windows, shape)?.iter().map(|window| window.nats).sum();
+        let windows: Vec<&Sequence> = windows.iter().collect();
+        let nats: f64 = likelihoods(record, backend, &windows, shape)?.iter().map(|window| window.nats).sum();
         found.push((*metric, nats / (std::f64::consts::LN_2 * *bytes as f64)));
     }
     if found.len() == DOMAINS.len() {

@@ -11,7 +11,7 @@ use backend::{Backend, Tape};
 use data::text::{Question, Tokenizer, held_out_file, questions};
 use train::Result;
 
-use super::likelihood::{Likelihood, Sequence, likelihoods, shape};
+use super::likelihood::{Likelihood, Sequence, of_any_length};
 use super::{HeldOut, start_token};
 use crate::Error;
 
@@ -108,17 +108,16 @@ pub(super) fn load(
 impl Exam {
     fn new(reading: Reading, questions: Vec<Question>, tokenizer: &Tokenizer, context: usize) -> crate::Result<Self> {
         let start = start_token(tokenizer)?;
+        let answers = || questions.iter().flat_map(|question| &question.answers);
+        let texts: Vec<&str> = answers().flat_map(|answer| [answer.context.as_str(), &answer.text]).collect();
         let mut sequences = Vec::new();
-        for answer in questions.iter().flat_map(|question| &question.answers) {
-            let mut ids = vec![start];
-            tokenizer.encode(&answer.context, &mut ids)?;
-            let from = ids.len();
-            tokenizer.encode(&answer.text, &mut ids)?;
-            let scored = ids.len() - from;
+        for (answer, ids) in answers().zip(tokenizer.encode_all(&texts)?.chunks_exact(2)) {
+            let scored = ids[1].len();
             if scored > context {
                 let what = format!("{context}, but {:?} has {scored} tokens", answer.text);
                 return Err(Error::Row { field: "data.context", what, remedy: "lengthen it, or leave out the probe" });
             }
+            let (from, mut ids) = (1 + ids[0].len(), [&[start], &ids[0][..], &ids[1]].concat());
             let cut = ids.len().saturating_sub(context + 1);
             sequences.push(Sequence { ids: ids.split_off(cut), from: from - cut });
         }
@@ -133,8 +132,7 @@ impl Exam {
         tokens: usize,
         context: usize,
     ) -> Result<Vec<(&'static str, f64)>> {
-        let scores = likelihoods(record, backend, &self.sequences, shape(&self.sequences, tokens, context))?;
-        Ok(self.read(&scores))
+        Ok(self.read(&of_any_length(record, backend, &self.sequences, [tokens, context])?))
     }
 
     /// The metrics, given the likelihood of every answer.

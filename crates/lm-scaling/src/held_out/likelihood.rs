@@ -1,4 +1,4 @@
-//! Log likelihoods of many token sequences, by one tape of one shape.
+//! Log likelihoods of many token sequences, by tapes of one or two shapes.
 //!
 //! Sequences stand side by side in rows of one length, filled up on the right with positions that have no label: what
 //! comes after a token changes nothing before it, so no mask is needed. A row's sum is taken in its order in f64.
@@ -16,7 +16,7 @@ pub(crate) struct Sequence {
 }
 
 /// What a sequence's scored tokens have.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Likelihood {
     /// Sum of their negative log likelihoods.
     pub(crate) nats: f64,
@@ -31,7 +31,7 @@ pub(crate) struct Likelihood {
 pub(crate) fn likelihoods(
     record: &dyn Fn(usize, usize) -> backend::Result<Tape>,
     backend: &mut dyn Backend,
-    sequences: &[Sequence],
+    sequences: &[&Sequence],
     [rows, len]: [usize; 2],
 ) -> Result<Vec<Likelihood>> {
     let tape = record(rows, len)?;
@@ -55,10 +55,38 @@ pub(crate) fn likelihoods(
     Ok(all)
 }
 
-/// Rows of how many tokens hold these sequences, and how many of them make up a pass of `tokens` tokens. Lengths are
-/// rounded up to 16 where the model's `context` has room.
-pub(crate) fn shape(sequences: &[Sequence], tokens: usize, context: usize) -> [usize; 2] {
-    let longest = sequences.iter().map(|sequence| sequence.ids.len() - 1).max().unwrap_or(1);
-    let len = longest.next_multiple_of(16).min(context);
-    [(tokens / len).clamp(1, sequences.len().max(1)), len]
+/// Scores sequences of at most `context + 1` tokens in passes of about `tokens` tokens, by two shapes at most.
+///
+/// # Errors
+/// As [`likelihoods`].
+pub(crate) fn of_any_length(
+    record: &dyn Fn(usize, usize) -> backend::Result<Tape>,
+    backend: &mut dyn Backend,
+    sequences: &[Sequence],
+    [tokens, context]: [usize; 2],
+) -> Result<Vec<Likelihood>> {
+    let mut all = vec![Likelihood::default(); sequences.len()];
+    let mut shorter = 0;
+    for len in lengths(sequences, context) {
+        let fits = |place: &usize| (shorter..=len).contains(&(sequences[*place].ids.len() - 1));
+        let places: Vec<usize> = (0..sequences.len()).filter(fits).collect();
+        let these: Vec<&Sequence> = places.iter().map(|&place| &sequences[place]).collect();
+        let rows = (tokens / len).clamp(1, these.len().max(1));
+        for (place, found) in places.into_iter().zip(likelihoods(record, backend, &these, [rows, len])?) {
+            all[place] = found;
+        }
+        shorter = len + 1;
+    }
+    Ok(all)
+}
+
+/// The lengths of rows that hold these sequences: that of the longest, and before it the one that most tokens are saved
+/// by. A new shape costs a backend more than it costs to fill rows up, so there are no more. Multiples of 16, where the
+/// context has room.
+pub(crate) fn lengths(sequences: &[Sequence], context: usize) -> Vec<usize> {
+    let inputs = || sequences.iter().map(|sequence| sequence.ids.len() - 1);
+    let longest = inputs().max().unwrap_or(1).next_multiple_of(16).min(context);
+    let tokens = |short: usize| inputs().map(|len| if len <= short { short } else { longest }).sum::<usize>();
+    let short = (16..longest).step_by(16).min_by_key(|&short| tokens(short));
+    short.filter(|&short| tokens(short) < tokens(longest)).into_iter().chain([longest]).collect()
 }

@@ -6,7 +6,7 @@ use backend::{Backend, CpuBackend, Decoder, Params, State};
 use serde_json::{Value, json};
 use train::Device;
 
-use super::likelihood::{Likelihood, Sequence, likelihoods, shape};
+use super::likelihood::{Likelihood, Sequence, lengths, likelihoods, of_any_length};
 use super::*;
 
 /// A row on a folder of the BPE's tokens with a partial row laid over it.
@@ -72,29 +72,34 @@ fn padded_rows_score_as_token_by_token() {
         let record = |batch, len| row.model.record(batch, len);
         let want: Vec<Likelihood> = sequences.iter().map(|sequence| naive(&row, &params, sequence)).collect();
         assert!(want.iter().all(|w| (w.nats / 11f64.ln() - 1.0).abs() > 0.01), "not even: {want:?}");
-        let devices = [Device::Cpu, Device::Dfdx];
-        let shapes = [shape(&sequences, 72, 24), [2, 30], [5, 24]];
-        for (device, shape) in devices.iter().flat_map(|device| shapes.map(|shape| (device, shape))) {
+        let all: Vec<&Sequence> = sequences.iter().collect();
+        assert_eq!(lengths(&sequences, 24), [16, 24], "both shapes are met");
+        for device in [Device::Cpu, Device::Dfdx] {
             let mut backend = device.backend().unwrap();
             backend.load(State::new(params.clone())).unwrap();
-            let found = likelihoods(&record, &mut *backend, &sequences, shape).unwrap();
-            for (found, want) in found.iter().zip(&want) {
-                assert!(
-                    near(found.nats, want.nats) && found.greedy == want.greedy,
-                    "{device:?} {shape:?}: {found:?} {want:?}"
-                );
-            }
+            let check = |found: Vec<Likelihood>| {
+                assert_eq!(found.len(), want.len());
+                for (found, want) in found.iter().zip(&want) {
+                    let same = near(found.nats, want.nats) && found.greedy == want.greedy;
+                    assert!(same, "{device:?}: {found:?} {want:?}");
+                }
+            };
+            check(of_any_length(&record, &mut *backend, &sequences, [48, 24]).unwrap());
+            check(likelihoods(&record, &mut *backend, &all, [2, 30]).unwrap());
+            check(likelihoods(&record, &mut *backend, &all, [5, 24]).unwrap());
         }
     }
 }
 
+/// Of inputs: an id less than tokens.
 #[test]
-fn one_shape_holds_the_longest() {
-    let of = |lens: &[usize]| lens.iter().map(|&len| Sequence { ids: vec![0; len], from: 1 }).collect::<Vec<_>>();
-    assert_eq!(shape(&of(&[3, 18, 2]), 64, 512), [2, 32]);
-    assert_eq!(shape(&of(&[3, 18, 2]), 640, 512), [3, 32], "no more rows than sequences");
-    assert_eq!(shape(&of(&[3, 18, 2]), 8, 512), [1, 32], "at least one row");
-    assert_eq!(shape(&of(&[25]), 64, 24), [1, 24], "no longer than the context");
+fn two_lengths_hold_all() {
+    let of = |lens: &[usize]| lens.iter().map(|&len| Sequence { ids: vec![0; len + 1], from: 1 }).collect::<Vec<_>>();
+    assert_eq!(lengths(&of(&[3, 18, 2]), 512), [16, 32]);
+    assert_eq!(lengths(&of(&[3, 18, 17, 37, 20]), 512), [32, 48], "4 * 32 + 48, not 16 + 4 * 48");
+    assert_eq!(lengths(&of(&[37, 40]), 512), [48], "nothing is saved");
+    assert_eq!(lengths(&of(&[20, 24]), 24), [24], "no longer than the context");
+    assert_eq!(lengths(&[], 512), [16]);
 }
 
 const TEXT: &str = "It was the best of times, it was the worst of times; it was the age of wisdom, it was the age of \

@@ -165,6 +165,7 @@ where
         self.params = copies(&self.device, &state.params)?;
         self.state = Some(state);
         self.gradients = None;
+        self.scores = None;
         self.values.clear();
         Ok(())
     }

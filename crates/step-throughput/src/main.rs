@@ -67,7 +67,7 @@ fn main() -> anyhow::Result<()> {
                 args.cuda.map(kernels::cuda::Device::new).transpose()?.map_or("cpu".into(), |d| d.name().to_string());
             let mfu = peak_flops(&name).map_or("-".into(), |p| format!("{:.1}", 100.0 * timing.flops_per_second / p));
             println!(
-                "{}: {:.2} ms, {:.0} tok/s, mfu {mfu} %, {} GiB, loss {:.4} to {:.4}",
+                "{}: {:.2} ms, {:.0} tok/s, mfu {mfu} %, {} GiB, loss {} to {}",
                 planned.id,
                 timing.ms_per_step,
                 timing.tokens_per_second,

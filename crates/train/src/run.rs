@@ -1,8 +1,9 @@
 //! The loop.
 //!
-//! A step: batch, gradients (in as many passes as the configuration says), update; its loss, gradient norm and rate are logged; then an evaluation and a
-//! checkpoint where due. A checkpoint therefore always stands between two whole steps, and a run resumed from it
-//! goes on as if it had never stopped. On another device it goes on with other roundings; the log then says so.
+//! A step: batch, gradients in as many passes as the configuration says, update; its loss, gradient norm and rate are
+//! logged; then an evaluation and a checkpoint where due. A checkpoint therefore always stands between two whole steps,
+//! and a run resumed from it goes on as if it had never stopped. On another device it goes on with other roundings; the
+//! log then says so.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -150,7 +151,7 @@ pub fn train(
             log.push(step, Metric::Lr, config.lr_at(step));
         }
         if config.evaluates(step) {
-            let e = evaluate(backend, record, source, config.eval_examples, config.batch)?;
+            let e = evaluate(backend, record, source, config.eval_examples, config.batch / config.accumulate)?;
             log.push(step, Metric::EvalLoss, e.loss);
             log.push(step, Metric::Accuracy, e.accuracy);
             log.push(step, Metric::MacroAccuracy, e.macro_accuracy);

@@ -248,8 +248,10 @@ impl CudaBackend {
             backend: self.name(),
             what: format!("a pass of {rows} x {len} tokens needs {:.2} GiB, {:.2} GiB are free", gib(need), gib(free)),
             hint: match (rows as f64 * free as f64 / need as f64) as usize {
-                0 => "shorten the rows or choose a smaller model".into(),
-                fits => format!("about {fits} rows fit"),
+                0 => "make activations again (recompute), shorten the rows or choose a smaller model".into(),
+                fits => format!(
+                    "about {fits} rows fit: take the batch in parts (accumulate), or make activations again (recompute)"
+                ),
             },
         }
     }
@@ -321,6 +323,17 @@ fn supported(tape: &Tape) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What is freed goes back to the device once a stream waits: before another backend of this process asks what is free.
+impl Drop for CudaBackend {
+    fn drop(&mut self) {
+        self.forget();
+        self.work = None;
+        self.staging = None;
+        // A device that fails now has said so before, or says so to whoever uses it next.
+        let _ = self.device.synchronize();
+    }
 }
 
 impl Backend for CudaBackend {
@@ -410,6 +423,6 @@ impl Backend for CudaBackend {
 }
 
 #[cfg(test)]
-mod recompute_tests;
+mod symbol_tests;
 #[cfg(test)]
 mod tests;

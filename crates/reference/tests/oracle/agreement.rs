@@ -1,10 +1,10 @@
 //! Every op and every model variant on an f32 backend against dfdx f64: loss, logits and the gradient of every parameter.
 
-use backend::{Backend, Batch, CpuBackend, Tape};
+use backend::{Backend, Batch, CpuBackend, Part, Tape};
 use model::Transformer;
 use reference::DfdxBackend;
 
-use crate::common::{VOCAB, distance, norm, random_batch, random_state, rounding, variants, wide, wider};
+use crate::common::{VOCAB, distance, experts, norm, random_batch, random_state, rounding, variants, wide, wider};
 use crate::op_tapes::{op_tapes, recurrent_tapes};
 
 /// Relative distance allowed per tensor.
@@ -94,5 +94,35 @@ fn cpu_wider_models() {
         let mut batch = random_batch(&tape, VOCAB, 10);
         batch.cu_seqlens = Some(vec![0, 170, 300]);
         check(&mut CpuBackend::new(), &name, &tape, &batch, 1.0);
+    }
+}
+
+/// Shares of two batches, one pass after the other, against the same sum of dfdx's gradients of each; auxiliary losses and the
+/// loads of experts included.
+#[test]
+fn parts_of_a_batch_add_up() {
+    let tape = experts(1.0).record(2, 9).unwrap();
+    let parts = [(0.25, false), (0.75, true)].map(|(share, add)| Part { share, add });
+    let batches = [1, 2].map(|seed| random_batch(&tape, VOCAB, seed));
+    let state = random_state(&tape, 4);
+    let mut dfdx = DfdxBackend::<f64>::new();
+    dfdx.load(state.clone()).unwrap();
+    let [one, two] = [0, 1].map(|i| dfdx.loss_and_gradients(&tape, &batches[i]).unwrap().1);
+    for other in [&mut CpuBackend::new() as &mut dyn Backend, &mut DfdxBackend::<f32>::new()] {
+        other.load(state.clone()).unwrap();
+        for (batch, part) in batches.iter().zip(parts) {
+            other.begin(&tape, batch, part).unwrap();
+            let scores = other.scores().unwrap();
+            assert_eq!(scores, other.evaluate(&tape, batch).unwrap(), "the part's own scores");
+        }
+        let have = other.read_gradients().unwrap();
+        for (i, (spec, have)) in tape.specs().iter().zip(&have.values).enumerate() {
+            // The loads of both parts count as they are.
+            let [a, b] = if spec.balance.is_some() { [1.0, 1.0] } else { parts.map(|part| f64::from(part.share)) };
+            let want: Vec<f64> = one[i].iter().zip(&two[i]).map(|(one, two)| a * one + b * two).collect();
+            let whole = norm(&one.concat());
+            close(&other.name(), &spec.name, &wide(have), &want, whole, rounding(&experts(1.0)));
+        }
+        assert!(other.scores().is_err(), "no pass is under way");
     }
 }

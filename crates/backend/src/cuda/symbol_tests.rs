@@ -1,11 +1,13 @@
-//! Programs with and without recomputation, run by symbol on one memory as it is planned: every element is a hash of how it came
-//! about, so that a value read after others have taken its bytes, or before it is made, ends in another gradient.
+//! Programs run by symbol on one memory as it is planned, with and without recomputation and for the parts of a batch: every element
+//! is a hash of how it came about, so that a value read after others have taken its bytes, or before it is made, ends in another
+//! gradient.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::tests::tape;
 use super::*;
+use crate::params::ParamSpec;
 use program::{Home, Step, View};
 use segments::segments;
 
@@ -98,11 +100,12 @@ impl Symbols {
     }
 }
 
-/// Hashes of all gradients, losses and likeliest tokens after a training pass.
-fn outcome(tape: &Tape) -> Vec<(String, u64)> {
+/// Hashes of all gradients, losses and likeliest tokens after a training pass; with `before`, one that adds to gradients that this
+/// marks.
+fn outcome(tape: &Tape, before: Option<u64>) -> Vec<(String, u64)> {
     let groups = Groups::new(tape);
     let layout = Layout::new(tape, &groups);
-    let program = lower(tape, &groups, &layout, Pass::Train { add: false }, Dtype::Bf16, None).program;
+    let program = lower(tape, &groups, &layout, Pass::Train { add: before.is_some() }, Dtype::Bf16, None).program;
     let mut symbols = Symbols { places: program.place().0, elements: HashMap::new(), held: HashSet::new() };
     // Parameters and inputs differ from element to element.
     for home in [Home::Values, Home::Copy, Home::Inputs, Home::Tables] {
@@ -110,6 +113,15 @@ fn outcome(tape: &Tape) -> Vec<(String, u64)> {
             let mut hasher = DefaultHasher::new();
             (home, at).hash(&mut hasher);
             symbols.elements.insert((Some(home), at), hasher.finish());
+        }
+    }
+    if let Some(before) = before {
+        for (home, len) in [(Home::Gradients, 2 * layout.taps), (Home::TapGradients, layout.len - layout.taps)] {
+            for at in 0..len {
+                symbols.elements.insert((Some(home), at), before);
+            }
+            // Sums of f32 gradients start anywhere in them.
+            symbols.held.extend((0..len).map(|at| (home, at)));
         }
     }
     program.steps.iter().for_each(|step| symbols.run(step));
@@ -133,11 +145,25 @@ fn recomputing(tape: &Tape) -> Tape {
 fn gradients_come_about_as_without_recomputation() {
     for conv in [false, true] {
         let tape = tape(3, conv);
-        let (plain, again) = (outcome(&tape), outcome(&recomputing(&tape)));
+        let (plain, again) = (outcome(&tape, None), outcome(&recomputing(&tape), None));
         assert!(plain.len() > 10_000 && plain.iter().all(|(_, hash)| *hash != 0));
         let differing = plain.iter().zip(&again).find(|(a, b)| a != b);
         assert_eq!((plain.len(), differing), (again.len(), None), "conv {conv}");
     }
+}
+
+/// Every gradient of a pass that adds depends on what was there before, and every parameter's is written.
+#[test]
+fn a_part_adds_to_every_gradient() {
+    let tape = tape(2, true);
+    let (one, other) = (outcome(&tape, Some(1)), outcome(&tape, Some(2)));
+    for (a, b) in one.iter().zip(&other) {
+        assert_eq!(a == b, a.0.contains("Outputs"), "{}: scores are the part's own, gradients are sums", a.0);
+    }
+    // By the half word: gradients of taps are as narrow as activations.
+    let halves = |s: &ParamSpec| s.numel() * if s.name.ends_with(".u") || s.name.ends_with(".static") { 1 } else { 2 };
+    let written = one.iter().filter(|(at, hash)| *hash > 2 && !at.contains("Outputs")).count();
+    assert!(written >= tape.specs().iter().map(halves).sum(), "{written}");
 }
 
 #[test]

@@ -145,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6) attention_any_dq(const 
     store_row(p.dq, p.lddq, t.head, row, c, acc, p.scale);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) attention_any_dkdv(const __grid_constant__ Attention p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 5) attention_any_dkdv(const __grid_constant__ Attention p) {
     extern __shared__ float smem[];
     float *ks = smem, *vs = ks + TILE * PITCH, *qs = vs + TILE * PITCH, *dos = qs + TILE * PITCH;
     float *ps = dos + TILE * PITCH, *ds = ps + TILE * (TILE + 1);

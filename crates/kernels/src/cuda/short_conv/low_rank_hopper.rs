@@ -24,7 +24,7 @@ const STAGES: usize = 4;
 /// Whether these kernels take the call: `aligned` says that rows of D are copied 16 bytes at a time.
 pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
     // At width 3 registers spill; narrower inputs would leave most of a block's channels empty.
-    let shape = matches!(op.shape.width, 1 | 2 | 4) && op.rank() <= RANKS && op.shape.d > CHANNELS / 2;
+    let shape = matches!(op.shape.width, 2 | 4) && op.rank() <= RANKS && op.shape.d > CHANNELS / 2;
     arch == ARCH && aligned && op.code == 1 && shape
 }
 
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn only_what_the_kernels_compile_for_is_taken() {
         let usual = op(1, 4, 16, false, 2048);
-        assert!(takes(&usual, ARCH, true) && takes(&op(1, 1, 15, true, 136), ARCH, true));
+        assert!(takes(&usual, ARCH, true) && takes(&op(1, 2, 15, true, 136), ARCH, true));
         assert!(takes(&op(1, 4, 16, true, 2048), ARCH, true));
         assert!(!takes(&usual, "sm_80", true) && !takes(&usual, ARCH, false));
         for other in [

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Names the commit where git cannot: a copied tree or a copied binary. The value is that of
+/// Names the commit where git cannot, or names another: a copied tree or a copied binary. The value is that of
 /// `git describe --always --dirty --abbrev=40 --exclude '*'`.
 const REV_VARIABLE: &str = "REPRODUCE_GIT_REV";
 
@@ -33,7 +33,7 @@ fn date(days: u64) -> String {
 /// The source of this program: commit, whether the tree differs from it, compiler and lockfile.
 pub fn source() -> Source {
     let lockfile_sha256 = sha256(LOCKFILE);
-    let described = described(&lockfile_sha256).or_else(|| std::env::var(REV_VARIABLE).ok());
+    let described = std::env::var(REV_VARIABLE).ok().or_else(|| described(&lockfile_sha256));
     let (git_rev, dirty) = revision(described.as_deref());
     Source { git_rev, dirty, rustc: env!("BUILT_WITH_RUSTC").into(), lockfile_sha256 }
 }

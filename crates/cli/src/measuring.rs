@@ -95,6 +95,7 @@ impl Session<'_> {
                 git_rev: place.source.git_rev.clone(),
                 wall_s: began.elapsed().as_secs_f64(),
                 remarks: progress.remarks(),
+                data_sha256: self.experiment.facts(device).data_sha256,
             };
             progress.finish(&self.result(&row.id, &metrics));
             state.push(Finished { head, metrics, curve })?;
@@ -145,7 +146,8 @@ impl Session<'_> {
 
     /// The record of finished rows.
     pub(crate) fn record(&self, scale: &str, place: &Place, kept: &[(Row, Finished)]) -> Run {
-        let facts = self.experiment.facts(place.device);
+        let mut facts = self.experiment.facts(place.device);
+        facts.data_sha256.extend(kept.iter().flat_map(|(_, done)| done.head.data_sha256.clone()));
         let mut seeds: Vec<u64> = kept.iter().flat_map(|(row, _)| row.seeds.clone()).collect();
         seeds.sort_unstable();
         seeds.dedup();

@@ -7,6 +7,7 @@ use crate::Error;
 use report::measured::Metric;
 use report::record::{from_csv, to_csv, write_atomic};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,9 @@ pub(crate) struct Head {
     /// What else the record must say.
     #[serde(default)]
     pub(crate) remarks: Vec<String>,
+    /// Hashes of the data read so far, by file: a resumed run may read none itself.
+    #[serde(default)]
+    pub(crate) data_sha256: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,6 +132,7 @@ mod tests {
                 git_rev: "abc".into(),
                 wall_s: 0.5,
                 remarks: vec!["seed 0 moved".into()],
+                data_sha256: BTreeMap::from([("val.tok".into(), "ff".into())]),
             },
             metrics: vec![point(9, 0.1 + 0.2)],
             curve: vec![point(1, 1e-300), point(9, 0.1 + 0.2)],

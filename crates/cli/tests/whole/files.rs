@@ -49,7 +49,8 @@ fn a_run_stopped_in_time_goes_on_where_it_was() {
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
     assert!(resumed.stderr.contains("[1/4] varkey.none finished before"), "{}", resumed.stderr);
     assert_eq!(measured(folder.path()), [1, 1, 2, 1]);
-    assert_eq!(read(&folder.path().join(OUT)).unwrap().record.rows.len(), 4);
+    let record = read(&folder.path().join(OUT)).unwrap().record;
+    assert_eq!((record.rows.len(), record.data_sha256.len()), (4, 4), "data of rows finished before are named too");
 }
 
 #[test]

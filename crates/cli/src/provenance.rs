@@ -33,7 +33,8 @@ fn date(days: u64) -> String {
 /// The source of this program: commit, whether the tree differs from it, compiler and lockfile.
 pub fn source() -> Source {
     let lockfile_sha256 = sha256(LOCKFILE);
-    let described = std::env::var(REV_VARIABLE).ok().or_else(|| described(&lockfile_sha256));
+    let described =
+        std::env::var(REV_VARIABLE).ok().filter(|rev| !rev.trim().is_empty()).or_else(|| described(&lockfile_sha256));
     let (git_rev, dirty) = revision(described.as_deref());
     Source { git_rev, dirty, rustc: env!("BUILT_WITH_RUSTC").into(), lockfile_sha256 }
 }

@@ -94,15 +94,11 @@ impl Lower<'_> {
 
     /// What rotary positions of one base made q and k of, and the base, if attention alone reads these.
     fn turned(&self, q: Var, k: Var) -> Option<([Var; 2], f32)> {
-        let [(x_q, theta), (x_k, other)] = [q, k]
-            .map(|y| match self.tape.ops()[y.index()] {
-                Op::Rope { x, theta, .. } if self.groups.uses[y.index()].len() == 1 => Some((x, theta)),
-                _ => None,
-            })
-            .into_iter()
-            .collect::<Option<Vec<_>>>()?
-            .try_into()
-            .ok()?;
+        let of = |y: Var| match self.tape.ops()[y.index()] {
+            Op::Rope { x, theta, .. } if self.groups.uses[y.index()].len() == 1 => Some((x, theta)),
+            _ => None,
+        };
+        let ((x_q, theta), (x_k, other)) = (of(q)?, of(k)?);
         (theta == other).then_some(([x_q, x_k], theta))
     }
 

@@ -49,8 +49,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-const MODELS: [&str; 9] = [
+const MODELS: [&str; 11] = [
     "gpt",
+    "lm-none",
+    "lm-lowrank",
     "deltanet",
     "mamba",
     "moe",
@@ -64,10 +66,10 @@ const MODELS: [&str; 9] = [
 /// Batch, length and model of a name; the sizes are those of the peer script.
 fn model(name: &str) -> Option<(usize, usize, Transformer)> {
     let kind = match name {
-        "gpt" | "deltanet" | "mamba" | "moe" | "moe-many" | "recall-none" => ConvKind::None,
+        "gpt" | "lm-none" | "deltanet" | "mamba" | "moe" | "moe-many" | "recall-none" => ConvKind::None,
         "recall-static" => ConvKind::Static,
         "recall-headwise" => ConvKind::HeadWise,
-        "recall-lowrank" => ConvKind::LowRank,
+        "lm-lowrank" | "recall-lowrank" => ConvKind::LowRank,
         _ => return None,
     };
     let recall = Transformer {
@@ -91,6 +93,11 @@ fn model(name: &str) -> Option<(usize, usize, Transformer)> {
     if name.starts_with("recall") {
         return Some((32, 64, recall));
     }
+    let lm = Transformer { vocab: 1024, d_model: 256, layers: 4, heads: 4, ..recall };
+    let swiglu = Transformer { ffn: 688, mlp: Mlp::Swiglu, ..lm.clone() };
+    if name.starts_with("lm") {
+        return Some((8, 256, swiglu));
+    }
     if let "deltanet" | "mamba" = name {
         // The published sizes, a quarter as wide.
         let mixer = if name == "deltanet" {
@@ -98,29 +105,14 @@ fn model(name: &str) -> Option<(usize, usize, Transformer)> {
         } else {
             Mixer::Mamba2(Mamba2 { heads: 16, intermediate: 304, state_size: 54, groups: 1 })
         };
-        let sizes = Transformer { vocab: 1024, d_model: 256, layers: 4, ffn: 688, mlp: Mlp::Swiglu, ..recall };
-        return Some((8, 256, Transformer { mixer, ..sizes }));
+        return Some((8, 256, Transformer { mixer, ..swiglu }));
     }
     if name != "gpt" {
         let (experts, top_k, ffn, shared_ffn) = if name == "moe" { (8, 2, 512, 256) } else { (64, 8, 64, 256) };
         let (renormalize, aux_weight, z_weight, loss_free_gamma) = (true, 0.01, 0.001, 0.0);
         let moe = Moe { experts, top_k, ffn, shared_ffn, renormalize, aux_weight, z_weight, loss_free_gamma };
-        return Some((
-            8,
-            256,
-            Transformer { vocab: 1024, d_model: 256, layers: 4, heads: 4, mlp: Mlp::Moe(moe), ..recall },
-        ));
+        return Some((8, 256, Transformer { mlp: Mlp::Moe(moe), ..lm }));
     }
-    let gpt = Transformer {
-        vocab: 1024,
-        d_model: 256,
-        layers: 4,
-        heads: 4,
-        mlp: Mlp::Gelu,
-        ffn: 1024,
-        norm: Norm::Layer,
-        positions: Positions::None,
-        ..recall
-    };
+    let gpt = Transformer { mlp: Mlp::Gelu, ffn: 1024, norm: Norm::Layer, positions: Positions::None, ..lm };
     Some((8, 256, gpt))
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The models of step.rs in PyTorch eager on the CPU: the peer of our training step.
 
-    python3 step_peer.py MODEL THREADS [--repeats N]     MODEL: gpt | deltanet | mamba | moe | moe-many | recall-none | recall-static | recall-headwise | recall-lowrank
+    python3 step_peer.py MODEL THREADS [--repeats N]     MODEL: gpt | lm-none | lm-lowrank | deltanet | mamba | moe | moe-many | recall-none | recall-static | recall-headwise | recall-lowrank
 
 Prints: model,threads,fwdbwd_ms,step_ms (minimum over the repeats). gpt: 4 layers, d=256, 4 heads, FFN 1024, V=1024, LayerNorm,
-GELU, learned positions left out, batch 8 x 256. recall: 2 layers, d=64, 2 heads, no MLP, RMSNorm, RoPE, V=64, batch 32 x 64.
+GELU, learned positions left out, batch 8 x 256. lm: the same with RMSNorm, RoPE, SwiGLU 688 and convolutions of q, k, v. recall: 2 layers, d=64, 2 heads, no MLP, RMSNorm, RoPE, V=64, batch 32 x 64.
 moe: gpt's sizes with RMSNorm, RoPE and, for the MLP, 8 experts of 512, 2 to a token, moe-many 64 of 64, 8 to a token, both with a
 shared expert of 256, auxiliary loss and z-loss. deltanet: Gated DeltaNet, 4 layers, d=256, 2 heads of key 64 and value 128, SwiGLU
 688; mamba: Mamba-2, 16 heads of 19, state 54, 1 group; static convolutions with SiLU, chunks of 64. A step adds clipping and AdamW.
@@ -198,6 +198,7 @@ class Block(torch.nn.Module):
         self.conv = torch.nn.ModuleList([Conv(conv, d) for _ in range(3)]) if conv != "none" else None
         if ffn:
             self.n2, self.up, self.down = norm(d), lin(d, ffn), lin(ffn, d)
+            self.gate = None if gpt else lin(d, ffn)
         if moe:
             self.n2, self.experts = norm(d), Experts(d, *moe)
         self.ffn, self.moe = ffn, moe
@@ -215,7 +216,11 @@ class Block(torch.nn.Module):
         x = x + self.o(a.transpose(1, 2).reshape(b, t, d))
         if self.moe:
             return x + self.experts(self.n2(x))
-        return x + self.down(F.gelu(self.up(self.n2(x)), approximate="tanh")) if self.ffn else x
+        if not self.ffn:
+            return x
+        h = self.n2(x)
+        up = self.up(h)
+        return x + self.down(F.gelu(up, approximate="tanh") if self.gpt else F.silu(self.gate(h)) * up)
 
 
 class Model(torch.nn.Module):
@@ -248,6 +253,8 @@ def main():
     torch.manual_seed(0)
     if args.model == "gpt":
         b, t, v, model = 8, 256, 1024, Model(1024, 256, 4, 4, 1024, "none", True, 256)
+    elif args.model.startswith("lm-"):
+        b, t, v, model = 8, 256, 1024, Model(1024, 256, 4, 4, 688, args.model.removeprefix("lm-"), False, 256)
     elif args.model in ("deltanet", "mamba"):
         b, t, v, model = 8, 256, 1024, Model(1024, 256, 0, 4, 0, "none", False, 256)
         mixer = (lambda: DeltaNet(256, 2, 64, 128)) if args.model == "deltanet" else (lambda: Mamba(256, 16, 304, 54))

@@ -11,10 +11,11 @@ use super::memory::{Dtype, Memory, Tensor};
 /// A row of words in host memory that the device reads by itself, and its copy on the device, filled on a stream of its own:
 /// [`Staging::fill`] runs beside what the device's stream does, [`Staging::deliver`] in order with it.
 pub struct Staging {
-    // First, since its drop waits for the copy from it.
     host: PinnedHostSlice<u32>,
     arrived: Tensor,
     stream: Arc<CudaStream>,
+    /// When the last copy from `host` was done: the device's context keeps no such events.
+    sent: Option<CudaEvent>,
     /// When the device's stream had taken the last words.
     delivered: Option<CudaEvent>,
 }
@@ -39,7 +40,7 @@ impl Staging {
         stream.join(device.stream()).map_err(driver("wait for stream"))?;
         // SAFETY: `fill` writes every word before a copy reads any.
         let host = unsafe { device.stream().context().alloc_pinned(words) }.map_err(driver("pinned memory"))?;
-        Ok(Self { host, arrived, stream, delivered: None })
+        Ok(Self { host, arrived, stream, sent: None, delivered: None })
     }
 
     /// How many words it holds.
@@ -63,14 +64,19 @@ impl Staging {
                 shape,
             }));
         }
-        // Waits for the copy before, which is done long since.
+        // Words that the device may still read are not written over.
+        if let Some(sent) = self.sent.take() {
+            sent.synchronize().map_err(driver("wait for copy"))?;
+        }
         self.host.as_mut_slice().map_err(driver("wait for copy"))?.copy_from_slice(values);
         if let Some(delivered) = &self.delivered {
             self.stream.wait(delivered).map_err(driver("wait for event"))?;
         }
         // SAFETY: as long as the row, of its type; the copy before has been taken, and `deliver` waits for this one.
         let mut arrived = unsafe { self.arrived.slice::<u32>(device) };
-        self.stream.memcpy_htod(&self.host, &mut *arrived.0).map_err(driver("copy to device"))
+        self.stream.memcpy_htod(&self.host, &mut *arrived.0).map_err(driver("copy to device"))?;
+        self.sent = Some(self.stream.record_event(None).map_err(driver("event"))?);
+        Ok(())
     }
 
     /// Queues a copy of what was filled in to `to`.
@@ -89,5 +95,13 @@ impl Staging {
         device.stream().memcpy_dtod(&*from.0, &mut *to.0).map_err(driver("copy on device"))?;
         self.delivered = Some(device.stream().record_event(None).map_err(driver("event"))?);
         Ok(())
+    }
+}
+
+/// Both rows stay until the copy between them is done.
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // A device that fails now has said so before, or says so to whoever uses it next.
+        let _ = self.stream.synchronize();
     }
 }

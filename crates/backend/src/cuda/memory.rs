@@ -2,10 +2,11 @@
 
 use kernels::cuda::Dtype;
 
+use super::Precision;
 use super::groups::Groups;
 use super::layout::Layout;
 use super::lower::{Pass, lower};
-use super::{Precision, supported};
+use super::programs::supported;
 use crate::Result;
 use crate::tape::Tape;
 

@@ -18,6 +18,7 @@ mod loss;
 mod lower;
 mod memory;
 mod program;
+mod programs;
 mod segments;
 mod state;
 
@@ -28,16 +29,14 @@ use kernels::cuda::{Device, Dtype, Memory, Staging};
 
 use crate::backend::{Backend, Part, Scores};
 use crate::batch::Batch;
-use crate::op::{Op, Var};
+use crate::op::Var;
 use crate::optim::{AdamW, State};
 use crate::params::Params;
 use crate::tape::Tape;
 use crate::{Error, Result};
-use compiled::{Compiled, Key};
-use groups::Groups;
+use compiled::Compiled;
 use inputs::Inputs;
-use layout::Layout;
-use lower::{Pass, lower};
+use lower::Pass;
 use program::On;
 use state::DeviceState;
 
@@ -172,90 +171,6 @@ impl CudaBackend {
         Error::Backend { backend: self.name(), what: what.into(), hint: hint.into() }
     }
 
-    /// Lays the state out as this tape needs it.
-    fn settle(&mut self, tape: &Tape, groups: &Groups) -> Result<()> {
-        let layout = Layout::new(tape, groups);
-        if let Some(state) = &self.state {
-            if state.specs[..] == tape.specs()[..] && state.layout == layout {
-                return Ok(());
-            }
-            self.pending = Some(self.state()?);
-        }
-        let state = self.pending.as_ref().ok_or_else(|| self.missing("no parameters", "load a state first"))?;
-        state.params.check(&tape.specs())?;
-        self.forget();
-        if let Some(state) = self.pending.take() {
-            // A failure leaves the state where it can be tried again.
-            match DeviceState::new(&self.device, layout, &state, self.precision.dtype()) {
-                Ok(on_device) => self.state = Some(on_device),
-                Err(e) => {
-                    self.pending = Some(state);
-                    return Err(e.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops the state on the device and every program that names it.
-    fn forget(&mut self) {
-        self.programs.clear();
-        self.last = None;
-        self.has_gradients = false;
-        self.begun = None;
-        self.state = None;
-    }
-
-    /// The program of this tape and pass, made if it is new.
-    fn program(&mut self, tape: &Tape, pass: Pass, packed: Option<usize>) -> Result<usize> {
-        let key = Key::new(tape, pass, packed);
-        let same = self.state.as_ref().is_some_and(|s| s.specs[..] == tape.specs()[..]);
-        if let Some(found) = self.programs.iter().position(|p| same && p.key == key) {
-            return Ok(found);
-        }
-        supported(tape)?;
-        let groups = Groups::new(tape);
-        self.settle(tape, &groups)?;
-        let Some(layout) = self.state.as_ref().map(|s| s.layout.clone()) else {
-            return Err(self.missing("no parameters", "load a state first"));
-        };
-        let lowered = lower(tape, &groups, &layout, pass, self.precision.dtype(), packed);
-        let need = lowered.program.place().1;
-        if self.work.as_ref().is_none_or(|work| work.len() < need) {
-            // The old memory goes first: both may not fit.
-            self.programs.clear();
-            self.last = None;
-            self.begun = None;
-            self.work = None;
-            self.device.synchronize()?;
-            let (free, _) = self.device.memory()?;
-            if free < need {
-                return Err(self.too_large(tape, need, free));
-            }
-            self.work = Some(Memory::new(&self.device, need.max(256))?);
-        }
-        let (Some(state), Some(work)) = (&self.state, &self.work) else {
-            return Err(self.missing("no parameters", "load a state first"));
-        };
-        self.programs.push(Compiled::new(&self.device, key, lowered, state, work)?);
-        Ok(self.programs.len() - 1)
-    }
-
-    fn too_large(&self, tape: &Tape, need: usize, free: usize) -> Error {
-        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-        let (rows, len) = (tape.batch(), tape.seq_len());
-        Error::Backend {
-            backend: self.name(),
-            what: format!("a pass of {rows} x {len} tokens needs {:.2} GiB, {:.2} GiB are free", gib(need), gib(free)),
-            hint: match (rows as f64 * free as f64 / need as f64) as usize {
-                0 => "make activations again (recompute), shorten the rows or choose a smaller model".into(),
-                fits => format!(
-                    "about {fits} rows fit: take the batch in parts (accumulate), or make activations again (recompute)"
-                ),
-            },
-        }
-    }
-
     fn queue(&mut self, tape: &Tape, batch: &Batch, pass: Pass, part: Part) -> Result<()> {
         self.begun = None;
         inputs::check(tape, batch)?;
@@ -295,34 +210,6 @@ impl CudaBackend {
 /// Room for a batch's packed sequences.
 fn packed(batch: &Batch) -> Option<usize> {
     batch.cu_seqlens.as_ref().map(|borders| (borders.len() - 1).next_power_of_two())
-}
-
-/// Refuses a tape with an op that has no launch yet.
-fn supported(tape: &Tape) -> Result<()> {
-    for (i, op) in tape.ops().iter().enumerate() {
-        match op {
-            Op::Embedding { .. }
-            | Op::AddPositions { .. }
-            | Op::Linear { .. }
-            | Op::RmsNorm { .. }
-            | Op::LayerNorm { .. }
-            | Op::Rope { .. }
-            | Op::Attention { .. }
-            | Op::SwiGlu { .. }
-            | Op::Gelu { .. }
-            | Op::ShortConv { .. }
-            | Op::Add { .. }
-            | Op::CrossEntropy { .. } => {}
-            Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {
-                return Err(Error::Backend {
-                    backend: "cuda".into(),
-                    what: format!("op {i}, {}, is not on cuda yet", op.name()),
-                    hint: "run this model with --device cpu".into(),
-                });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What is freed goes back to the device once a stream waits: before another backend of this process asks what is free.

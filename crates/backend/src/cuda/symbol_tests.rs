@@ -5,8 +5,12 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::groups::Groups;
+use super::layout::Layout;
+use super::lower::lower;
 use super::tests::tape;
 use super::*;
+use crate::op::Op;
 use crate::params::ParamSpec;
 use program::{Home, Step, View};
 use segments::segments;

@@ -1,5 +1,8 @@
 //! What can be said of a program without a device: what runs as one, and what memory it takes.
 
+use super::groups::Groups;
+use super::layout::Layout;
+use super::lower::lower;
 use super::*;
 use crate::op::Filter;
 use crate::params::Init;

@@ -7,15 +7,14 @@
 //! | `.u16`, `.u16.xz` | uint16 ids and nothing else |
 //!
 //! Everything is little-endian. A file is read through once when it is opened: its checksum, where one is announced,
-//! and the range of its ids are checked before the first step and not after the last. Windows are then read with
-//! seeks, not from a memory map: a window is a few kilobytes from the page cache, a map needs `unsafe`, and a file cut
-//! short under a map is a signal where here it is an error. Compressed ids are held in memory.
+//! and the range of its ids are checked before the first step and not after the last. It is mapped into memory, and stays
+//! in the page cache for all runs of a machine; compressed ids are held by each run.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
+use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use super::decompress::{open, reading};
@@ -47,10 +46,11 @@ enum Ids {
     Short(Vec<u16>),
     Long(Vec<u32>),
     /// Ids of `width` bytes from `offset` on.
-    File {
+    Mapped {
         path: PathBuf,
-        file: Mutex<File>,
-        offset: u64,
+        file: File,
+        map: Mmap,
+        offset: usize,
         width: usize,
     },
 }
@@ -129,13 +129,13 @@ impl Ids {
         match self {
             Ids::Short(ids) => out.iter_mut().zip(&ids[first..]).for_each(|(o, &id)| *o = id.into()),
             Ids::Long(ids) => out.copy_from_slice(&ids[first..first + out.len()]),
-            Ids::File { path, file, offset, width } => {
-                let mut bytes = vec![0; out.len() * width];
-                // A poisoned lock only means that another thread stopped between its seek and its read.
-                let mut file = file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                file.seek(SeekFrom::Start(offset + start * *width as u64))
-                    .and_then(|_| file.read_exact(&mut bytes))
-                    .map_err(|e| Error::Io { path: path.clone(), what: e.to_string() })?;
+            Ids::Mapped { path, file, map, offset, width } => {
+                // Of a file cut short since, the lost pages would end the process.
+                let have = file.metadata().map_err(|e| Error::Io { path: path.clone(), what: e.to_string() })?.len();
+                if have < map.len() as u64 {
+                    return Err(Error::Length { path: path.clone(), need: map.len() as u64, have });
+                }
+                let bytes = &map[offset + first * width..][..out.len() * width];
                 out.iter_mut().zip(bytes.chunks_exact(*width)).for_each(|(o, bytes)| *o = id(bytes));
             }
         }
@@ -209,7 +209,8 @@ fn llm_c(path: &Path) -> Result<(usize, u64)> {
     Ok((*width, tokens.into()))
 }
 
-/// A file's ids, read through once, and their SHA-256. Of a damaged file not its ids are to blame: the hash comes first.
+/// A file's ids, mapped and read through once, and their SHA-256. Of a damaged file not its ids are to blame: the hash comes
+/// first.
 fn on_disk(
     path: &Path,
     offset: u64,
@@ -219,23 +220,27 @@ fn on_disk(
     expected: Option<String>,
 ) -> Result<(Ids, String)> {
     let io = |e: std::io::Error| Error::Io { path: path.into(), what: e.to_string() };
-    let mut file = File::open(path).map_err(io)?;
-    file.seek(SeekFrom::Start(offset)).map_err(io)?;
-    let (mut hash, mut seen, mut chunk, mut checked) = (Sha256::new(), 0, vec![0; 1 << 20], Ok(()));
-    while seen < tokens {
-        let count = ((tokens - seen) as usize).min(chunk.len() / width);
-        let bytes = &mut chunk[..count * width];
-        file.read_exact(bytes).map_err(io)?;
-        checked = checked.and_then(|()| check(path, bytes, width, seen, vocab));
-        hash.update(&*bytes);
-        seen += count as u64;
+    let file = File::open(path).map_err(io)?;
+    #[expect(unsafe_code, reason = "a map of a file is unsafe by nature")]
+    // SAFETY: nobody writes to a shard that stands at its place (`shard::Writer` renames whole files), and `Ids::read` looks
+    // at the file's length first. Other bytes, should somebody change the file in place, are other ids and nothing worse.
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    let need = offset + tokens * width as u64;
+    if (map.len() as u64) < need {
+        return Err(Error::Length { path: path.into(), need, have: map.len() as u64 });
+    }
+    let (offset, chunk) = (offset as usize, width << 18);
+    let (mut hash, mut checked) = (Sha256::new(), Ok(()));
+    for (i, bytes) in map[offset..need as usize].chunks(chunk).enumerate() {
+        checked = checked.and_then(|()| check(path, bytes, width, (i * chunk / width) as u64, vocab));
+        hash.update(bytes);
     }
     let found = hex(&hash.finalize());
     if let Some(expected) = expected.filter(|expected| *expected != found) {
         return Err(Error::Checksum { path: path.into(), found, expected });
     }
     checked?;
-    Ok((Ids::File { path: path.into(), file: Mutex::new(file), offset, width }, found))
+    Ok((Ids::Mapped { path: path.into(), file, map, offset, width }, found))
 }
 
 /// Refuses ids from `vocab` on; the first of `bytes` is at position `start`.

@@ -176,6 +176,12 @@ fn a_shard_says_what_is_wrong_with_it() {
         assert!(matches!(refused(&with(at, good[at] ^ 1), 100), Error::Checksum { .. }), "byte {at}");
     }
     assert!(matches!(refused(&good, 6), Error::Vocabulary { position: 1, id: 6, vocab: 6, .. }));
+    // A shard cut short while it is open is an error of the next read, not the end of the process.
+    let path = file(folder.path(), "a.tok", &good);
+    let open = Tokens::open(std::slice::from_ref(&path), 100).unwrap();
+    assert_eq!(ids(&open), [5, 6, 0]);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(82).unwrap();
+    assert!(matches!(open.read(0, &mut [0; 3]), Err(Error::Length { need: 86, have: 82, .. })));
     // Nothing is left at the shard's place before it is finished, and no id is written that it lacks.
     let path = folder.path().join("b.tok");
     let mut writer = Writer::create(&path, 7, None).unwrap();

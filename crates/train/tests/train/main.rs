@@ -1,18 +1,17 @@
 //! Whole runs of a small Transformer on multi-query associative recall: stop, kill, resume, diverge.
 
+mod moves;
+mod parts;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use backend::{Backend, Batch, CpuBackend, IGNORE, Init, ParamSpec, Params, Part, State, Tape};
+use backend::{Batch, CpuBackend, Tape};
 use data::{Filler, Mqar, Split, Task};
 use model::{Conv, ConvKind, Mlp, Norm, Positions, Transformer};
-use reference::DfdxBackend;
 use serde_json::json;
-use train::{
-    Checkpoint, EarlyStop, End, Error, Leg, Log, Metric, Outcome, Parts, Progress, Run, Source, TrainConfig, save,
-    train,
-};
+use train::{Checkpoint, EarlyStop, End, Error, Log, Metric, Outcome, Progress, Run, Source, TrainConfig, train};
 
 const SEED: u64 = 5;
 
@@ -177,144 +176,6 @@ fn a_killed_run_goes_on_bit_for_bit() {
     assert!(killed_at > 0 && killed_at < 400, "killed at step {killed_at}");
     let resumed = run(&config, checkpoint(&path, true), None).unwrap();
     assert_eq!(bits(&resumed), bits(&run(&config, None, None).unwrap()));
-}
-
-/// Rows until a step, and then none.
-struct Until(u64);
-
-impl Source for Until {
-    fn row_len(&self) -> usize {
-        task().row_len()
-    }
-
-    fn train(&self, step: u64, rows: usize) -> Result<Batch, Box<dyn std::error::Error + Send + Sync>> {
-        if step > self.0 { Err("no more rows".into()) } else { task().train(step, rows) }
-    }
-
-    fn eval(&self, first: usize, rows: usize) -> Result<Batch, Box<dyn std::error::Error + Send + Sync>> {
-        task().eval(first, rows)
-    }
-}
-
-/// Keeps what it hears of moves.
-#[derive(Default)]
-struct Moves(Vec<String>);
-
-impl Progress for Moves {
-    fn step(&mut self, _: u64, _: f32, _: f64) {}
-
-    fn evaluated(&mut self, _: u64, _: &train::Evaluation) {}
-
-    fn moved(&mut self, log: &Log) {
-        self.0.push(log.made_where());
-    }
-}
-
-#[test]
-fn a_run_moves_between_devices_and_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(30);
-    // Goes on up to a step, where the rows end.
-    let part = |backend: &mut dyn Backend, last: u64, seed: u64| {
-        let checkpoint = Checkpoint { run: json!({ "seed": seed }), ..checkpoint(&file(&folder), true).unwrap() };
-        let mut moves = Moves::default();
-        let run = Run { seed: SEED, checkpoint: Some(checkpoint), deadline: None, progress: &mut moves };
-        (train(backend, &record, &Until(last), &config, run), moves.0)
-    };
-    let ends = |(outcome, moves): (train::Result<Outcome>, Vec<String>)| {
-        assert!(matches!(outcome, Err(Error::Source { .. })));
-        moves
-    };
-    assert!(ends(part(&mut CpuBackend::new(), 11, SEED)).is_empty());
-    let moves = ends(part(&mut DfdxBackend::<f32>::new(), 17, SEED));
-    assert_eq!(moves, ["steps 1 to 11 on cpu, from 12 on dfdx-f32"]);
-    // What makes the run what it is still must not change.
-    let refused = part(&mut CpuBackend::new(), 30, SEED + 1).0.unwrap_err().to_string();
-    assert!(refused.contains("field run.seed is 5 in the file and 6 in this run"), "{refused}");
-    let (outcome, moves) = part(&mut CpuBackend::new(), 30, SEED);
-    let (outcome, unbroken) = (outcome.unwrap(), run(&config, None, None).unwrap());
-    let legs = "steps 1 to 11 on cpu, steps 12 to 17 on dfdx-f32, from 18 on cpu";
-    assert_eq!((outcome.end, moves, outcome.log.made_where()), (End::Steps, vec![legs.into()], legs.into()));
-    let on_one = outcome.log.points.iter().take_while(|point| point.step < 12).count();
-    assert_eq!(bits(&outcome)[..on_one], bits(&unbroken)[..on_one]);
-    assert_eq!(outcome.log.points.len(), unbroken.log.points.len());
-    for (a, b) in outcome.log.points.iter().zip(&unbroken.log.points) {
-        assert!((a.value - b.value).abs() <= 1e-3 * b.value.abs().max(1.0), "{a:?} {b:?}");
-    }
-    // A finished run of another device is told of, and left as it is.
-    let (outcome, moves) = part(&mut DfdxBackend::<f32>::new(), 0, SEED);
-    let outcome = outcome.unwrap();
-    assert_eq!((outcome.tokens_per_second, moves, outcome.log.made_where()), (None, vec![legs.into()], legs.into()));
-}
-
-#[test]
-fn a_checkpoint_of_a_gpu_goes_on_without_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut state = State::new(Params::init(record(1, 1).unwrap().specs(), SEED));
-    state.step = 4;
-    let log = Log { legs: vec![Leg { from: 1, device: "cuda:0-bf16".into() }], ..Log::default() };
-    save(&file(&folder), &state, &log, &json!({ "seed": SEED })).unwrap();
-    let outcome = run(&config(6), checkpoint(&file(&folder), true), None).unwrap();
-    assert_eq!(outcome.log.made_where(), "steps 1 to 4 on cuda:0-bf16, from 5 on cpu");
-}
-
-/// Loss and gradients of a batch in `n` parts.
-fn gradients(backend: &mut dyn Backend, batch: &Batch, n: usize) -> (f32, Vec<Vec<f32>>) {
-    let tape = record(8 / n, 16).unwrap();
-    let init = |spec: &ParamSpec| ParamSpec { init: Init::Normal { std: 0.1 }, ..spec.clone() };
-    let specs = tape.specs();
-    let scattered = specs.iter().map(init).collect();
-    backend.load(State::new(Params { values: Params::init(scattered, SEED).values, specs })).unwrap();
-    let loss = Parts::new(batch.clone(), n).gradients(backend, &tape, || None).unwrap();
-    (loss, backend.read_gradients().unwrap().values)
-}
-
-#[test]
-fn gradients_of_parts_add_up_to_the_batchs() {
-    let mut batch = task().train(3, 8).unwrap();
-    // Labels of their own number in every part; the third has none.
-    batch.targets[..8].copy_from_slice(&[3, 1, 4, 1, 5, 9, 2, 6]);
-    batch.targets[4 * 16..6 * 16].fill(IGNORE);
-    for backend in [&mut CpuBackend::new() as &mut dyn Backend, &mut DfdxBackend::<f32>::new()] {
-        let (loss, whole) = gradients(backend, &batch, 1);
-        for n in [2, 4, 8] {
-            let (sum, parts) = gradients(backend, &batch, n);
-            assert!((sum - loss).abs() <= 1e-6 * loss, "{n} parts: loss {sum}, whole {loss}");
-            for (whole, parts) in whole.iter().zip(&parts) {
-                let largest = whole.iter().fold(0f32, |max, g| max.max(g.abs()));
-                let off = whole.iter().zip(parts).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
-                assert!(largest > 0.0 && off <= 1e-6 * largest.max(1e-2), "{n} parts: {off:e} of {largest:e}");
-            }
-            assert_eq!(gradients(backend, &batch, n), (sum, parts), "the same bits again");
-        }
-    }
-    let part = Part { share: 0.5, add: true };
-    let tape = record(8, 16).unwrap();
-    let mut fresh = CpuBackend::new();
-    fresh.load(State::new(Params::init(tape.specs(), SEED))).unwrap();
-    assert!(fresh.begin(&tape, &batch, part).unwrap_err().to_string().contains("no gradients to add to"));
-}
-
-#[test]
-fn a_run_in_parts_follows_the_one_in_whole_batches() {
-    let folder = tempfile::tempdir().unwrap();
-    let whole = run(&config(30), None, None).unwrap();
-    let config = TrainConfig { accumulate: 4, recompute: true, ..config(30) };
-    let parts = run(&config, None, None).unwrap();
-    for (a, b) in whole.log.points.iter().zip(&parts.log.points) {
-        assert!((a.value - b.value).abs() <= 1e-3 * b.value.abs().max(1.0), "{a:?} {b:?}");
-    }
-    let Err(Error::Source { .. }) = train(
-        &mut CpuBackend::new(),
-        &record,
-        &Until(13),
-        &config,
-        Run { seed: SEED, checkpoint: checkpoint(&file(&folder), false), deadline: None, progress: &mut () },
-    ) else {
-        panic!("there were rows")
-    };
-    let resumed = run(&config, checkpoint(&file(&folder), true), None).unwrap();
-    assert_eq!(bits(&resumed), bits(&parts));
 }
 
 #[test]

@@ -116,13 +116,13 @@ impl Test {
         }
     }
 
-    /// The rows that it is about, whose verdict it is: those under test, of a ratio the numerator, of an ordering the
-    /// side that should come first.
+    /// The rows that it is about, which have a part of its verdict: those under test, of a ratio the numerator, of an
+    /// ordering every side that should beat a next one.
     pub fn subjects(&self) -> Vec<&str> {
         let named: Vec<&String> = match self {
             Test::Exact { rows } | Test::Within { rows, .. } | Test::Bound { rows, .. } => rows.iter().collect(),
             Test::Ratio { of, .. } => vec![of],
-            Test::Ordering { sides, .. } => sides.iter().take(1).flatten().collect(),
+            Test::Ordering { sides, .. } => sides.iter().rev().skip(1).rev().flatten().collect(),
         };
         named.into_iter().map(String::as_str).collect()
     }

@@ -71,7 +71,8 @@ pub struct Line {
     pub recorded: Option<Summary>,
     /// This run's value.
     pub run: Option<Summary>,
-    /// The worst verdict of the claims about this row and metric; none where no claim is.
+    /// What the claims say of this row and metric (see [`Judged::by_row`]): off if a part about it is off, else ok if one
+    /// is ok, else skip; none where no claim is about it.
     pub verdict: Option<Verdict>,
 }
 
@@ -140,8 +141,9 @@ pub fn build(item: &Item, rows: &[String], recorded: Option<Column>, run: Option
 }
 
 fn verdict(item: &Item, claims: &[Judged], row: &str, metric: &str) -> Option<Verdict> {
-    let about = item.claims.iter().zip(claims).filter(|(c, _)| c.metric == metric && c.test.subjects().contains(&row));
-    let verdicts: Vec<Verdict> = about.map(|(_, judged)| judged.verdict).collect();
+    let about = item.claims.iter().zip(claims).filter(|(claim, _)| claim.metric == metric);
+    let parts = about.flat_map(|(_, judged)| &judged.by_row).filter(|(of, _)| of == row);
+    let verdicts: Vec<Verdict> = parts.map(|(_, verdict)| *verdict).collect();
     [Verdict::Off, Verdict::Ok, Verdict::Skip].into_iter().find(|v| verdicts.contains(v))
 }
 

@@ -8,7 +8,7 @@ mod machine;
 mod markdown;
 mod text;
 
-use crate::claim::{Judged, Verdict, judge_all};
+use crate::claim::{Judged, LEVEL, MIN_SEEDS, Verdict, judge_all};
 use crate::measured::{Measured, Summary};
 use crate::paper::{Item, Metric, Number, Row};
 
@@ -175,6 +175,11 @@ impl Table {
         recorded.chain(self.run.iter().map(|origin| format!("this run: {origin}"))).collect()
     }
 
+    /// Whether a claim over seeds was judged.
+    fn judged_over_seeds(&self) -> bool {
+        self.claims.iter().any(|claim| claim.verdict != Verdict::Skip && claim.over_seeds)
+    }
+
     /// The lines that people see: those of metrics meant for tables.
     fn shown(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter().filter(|line| self.metrics[line.metric].in_table)
@@ -204,6 +209,14 @@ impl Table {
         }
         notes
     }
+}
+
+/// What an `ok` over seeds means.
+fn level() -> String {
+    format!(
+        "over seeds: ok at p <= {LEVEL} of the one-sided sign-flip test, which {MIN_SEEDS} seeds reach only if all agree; \
+         an interval covers the true median with the share given, and all of it has to lie where the claim asks"
+    )
 }
 
 /// ` [2]`, the mark of a number's note among the footnotes; empty without one.

@@ -42,6 +42,8 @@ pub struct Judged {
     pub detail: String,
     /// Whether the claim is stated for this scale and device; if not, it is skipped for that reason.
     pub applies: bool,
+    /// Whether its metric varies with the seed, so that an interval or a test over seeds decides.
+    pub over_seeds: bool,
     /// What each row under test has of the verdict: the part that is about it, however the others fared. Of an
     /// ordering, the rows of a side have the verdict against the next side; those of the last side have none.
     pub by_row: Vec<(String, Verdict)>,
@@ -82,6 +84,7 @@ pub fn judge(item: &Item, claim: &Claim, measured: &Measured, scale: &str, devic
         verdict,
         detail,
         applies: scale_applies && device_applies,
+        over_seeds: item.metric(&claim.metric).is_some_and(|metric| metric.over_seeds),
         by_row: parts.iter().flat_map(of_row).collect(),
     }
 }

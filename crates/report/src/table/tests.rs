@@ -116,6 +116,19 @@ fn a_row_has_the_verdict_of_the_claims_about_it() {
     assert!(table.is_off());
 }
 
+/// The level of the test is told once, and only where a claim was judged by it.
+#[test]
+fn the_level_of_the_test_is_told_once() {
+    for format in [Format::Text, Format::Markdown] {
+        assert_eq!(recall().render(format).matches("p <= 0.125").count(), 1);
+    }
+    let item = paper::item("table-2").unwrap();
+    let run = Measured::new(&values("fwd_bwd", &[("headwise-1", &[0.3])]));
+    let column = Column { measured: &run, scale: "small", device: "cuda", hardware: "", stale: None };
+    let rows = ["headwise-1".to_string()];
+    assert!(!build(&item, &rows, None, Some(column)).render(Format::Text).contains("p <= 0.125"));
+}
+
 #[test]
 fn without_values_the_papers_rows_remain() {
     let item = paper::item("table-2").unwrap();

@@ -87,6 +87,11 @@ impl Tolerance {
         }
     }
 
+    /// Whether nothing of a metric is compared.
+    pub fn leaves_out(&self, metric: &str) -> bool {
+        self.0.get(metric).is_some_and(|widths| widths.left_out == Some(LeftOut::All))
+    }
+
     /// What of a run is compared: last values, and the curves of the first steps where a width is given for them.
     pub fn compared(&self, metrics: &[Metric], curve: &[Metric]) -> Vec<Metric> {
         let left_out = |m: &Metric| self.0.get(&m.metric).and_then(|widths| widths.left_out);

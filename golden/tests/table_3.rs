@@ -9,9 +9,10 @@ use report::plan::Plan;
 
 golden_item!(Table::three());
 
-/// Every count of `paper/table-3.csv`, to the digits that it has there: no parameter is allocated.
+/// Every count of `paper/table-3.csv`, printed or inferred by us, to the digits that it has there: no parameter is
+/// allocated.
 #[test]
-fn counts_are_the_papers() {
+fn counts_are_those_listed() {
     let item = item("table-3").unwrap();
     let mut seen = 0;
     for row in Plan::parse(Table::three().plan()).unwrap().resolve("paper", None).unwrap() {

@@ -8,6 +8,8 @@
 //! | ordering | each side beats the next, by the metric's direction |
 //! | bound | the interval lies on the right side of a limit |
 //!
+//! Each row under test has its own part of the verdict ([`Judged::by_row`]), which tables show beside it.
+//!
 //! A verdict is `ok`, `off` or `skip(reason)`. What was not run is `skip`, never `ok`; a value that is not finite is
 //! `off`, whatever else is missing. Metrics that vary with the seed need [`MIN_SEEDS`] seeds, and then the *interval*
 //! decides (see [`stats`]): against a number, the rank interval of the median; between two rows, the one-sided
@@ -48,6 +50,9 @@ pub struct Claim {
     pub scales: Vec<String>,
     /// The device kinds (`cpu`, `dfdx`, `cuda`) on which it is judged.
     pub devices: Vec<String>,
+    /// Whether the bar is ours and not a statement of the paper.
+    #[serde(default)]
+    pub ours: bool,
     /// What is tested.
     pub test: Test,
 }
@@ -116,13 +121,13 @@ impl Test {
         }
     }
 
-    /// The rows that it is about, whose verdict it is: those under test, of a ratio the numerator, of an ordering the
-    /// side that should come first.
+    /// The rows that it is about, which have a part of its verdict: those under test, of a ratio the numerator, of an
+    /// ordering every side that should beat a next one.
     pub fn subjects(&self) -> Vec<&str> {
         let named: Vec<&String> = match self {
             Test::Exact { rows } | Test::Within { rows, .. } | Test::Bound { rows, .. } => rows.iter().collect(),
             Test::Ratio { of, .. } => vec![of],
-            Test::Ordering { sides, .. } => sides.iter().take(1).flatten().collect(),
+            Test::Ordering { sides, .. } => sides.iter().rev().skip(1).rev().flatten().collect(),
         };
         named.into_iter().map(String::as_str).collect()
     }

@@ -8,7 +8,7 @@ mod machine;
 mod markdown;
 mod text;
 
-use crate::claim::{Judged, Verdict, judge_all};
+use crate::claim::{Judged, LEVEL, MIN_SEEDS, Verdict, judge_all};
 use crate::measured::{Measured, Summary};
 use crate::paper::{Item, Metric, Number, Row};
 
@@ -71,7 +71,8 @@ pub struct Line {
     pub recorded: Option<Summary>,
     /// This run's value.
     pub run: Option<Summary>,
-    /// The worst verdict of the claims about this row and metric; none where no claim is.
+    /// What the claims say of this row and metric (see [`Judged::by_row`]): off if a part about it is off, else ok if one
+    /// is ok, else skip; none where no claim is about it.
     pub verdict: Option<Verdict>,
 }
 
@@ -140,8 +141,9 @@ pub fn build(item: &Item, rows: &[String], recorded: Option<Column>, run: Option
 }
 
 fn verdict(item: &Item, claims: &[Judged], row: &str, metric: &str) -> Option<Verdict> {
-    let about = item.claims.iter().zip(claims).filter(|(c, _)| c.metric == metric && c.test.subjects().contains(&row));
-    let verdicts: Vec<Verdict> = about.map(|(_, judged)| judged.verdict).collect();
+    let about = item.claims.iter().zip(claims).filter(|(claim, _)| claim.metric == metric);
+    let parts = about.flat_map(|(_, judged)| &judged.by_row).filter(|(of, _)| of == row);
+    let verdicts: Vec<Verdict> = parts.map(|(_, verdict)| *verdict).collect();
     [Verdict::Off, Verdict::Ok, Verdict::Skip].into_iter().find(|v| verdicts.contains(v))
 }
 
@@ -173,6 +175,11 @@ impl Table {
         recorded.chain(self.run.iter().map(|origin| format!("this run: {origin}"))).collect()
     }
 
+    /// Whether a claim over seeds was judged.
+    fn judged_over_seeds(&self) -> bool {
+        self.claims.iter().any(|claim| claim.verdict != Verdict::Skip && claim.over_seeds)
+    }
+
     /// The lines that people see: those of metrics meant for tables.
     fn shown(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter().filter(|line| self.metrics[line.metric].in_table)
@@ -202,6 +209,14 @@ impl Table {
         }
         notes
     }
+}
+
+/// What an `ok` over seeds means.
+fn level() -> String {
+    format!(
+        "over seeds: ok at p <= {LEVEL} of the one-sided sign-flip test, which {MIN_SEEDS} seeds reach only if all agree; \
+         an interval covers the true median with the share given, and all of it has to lie where the claim asks"
+    )
 }
 
 /// ` [2]`, the mark of a number's note among the footnotes; empty without one.

@@ -42,9 +42,18 @@ pub struct Judged {
     pub detail: String,
     /// Whether the claim is stated for this scale and device; if not, it is skipped for that reason.
     pub applies: bool,
+    /// Whether its metric varies with the seed, so that an interval or a test over seeds decides.
+    pub over_seeds: bool,
+    /// What each row under test has of the verdict: the part that is about it, however the others fared. Of an
+    /// ordering, the rows of a side have the verdict against the next side; those of the last side have none.
+    pub by_row: Vec<(String, Verdict)>,
 }
 
+/// A verdict with the numbers or the reason behind it.
 pub(super) type Part = (Verdict, String);
+
+/// The part of a claim that is about some rows.
+type About<'a> = (Vec<&'a str>, Part);
 
 /// Every claim of the item, in order.
 pub fn judge_all(item: &Item, measured: &Measured, scale: &str, device: &str) -> Vec<Judged> {
@@ -55,16 +64,19 @@ pub fn judge_all(item: &Item, measured: &Measured, scale: &str, device: &str) ->
 pub fn judge(item: &Item, claim: &Claim, measured: &Measured, scale: &str, device: &str) -> Judged {
     let scale_applies = claim.scales.iter().any(|s| s == scale);
     let device_applies = claim.devices.iter().any(|d| d == device);
-    let (verdict, detail) = if !scale_applies {
-        (Verdict::Skip, format!("stated for scale {}, not {scale}", claim.scales.join(" and ")))
+    let skipped = |reason: String| vec![(claim.test.subjects(), (Verdict::Skip, reason))];
+    let parts = if !scale_applies {
+        skipped(format!("stated for scale {}, not {scale}", claim.scales.join(" and ")))
     } else if !device_applies {
-        (Verdict::Skip, format!("stated for device {}, not {device}", claim.devices.join(" and ")))
+        skipped(format!("stated for device {}, not {device}", claim.devices.join(" and ")))
     } else {
         match item.metric(&claim.metric) {
-            None => (Verdict::Skip, format!("the item has no metric {}", claim.metric)),
+            None => skipped(format!("the item has no metric {}", claim.metric)),
             Some(metric) => Judge { item, metric, measured }.parts(&claim.test),
         }
     };
+    let (verdict, detail) = all(&parts);
+    let of_row = |(rows, part): &About| rows.iter().map(|row| (row.to_string(), part.0)).collect::<Vec<_>>();
     Judged {
         id: claim.id.clone(),
         kind: claim.test.kind(),
@@ -72,13 +84,15 @@ pub fn judge(item: &Item, claim: &Claim, measured: &Measured, scale: &str, devic
         verdict,
         detail,
         applies: scale_applies && device_applies,
+        over_seeds: item.metric(&claim.metric).is_some_and(|metric| metric.over_seeds),
+        by_row: parts.iter().flat_map(of_row).collect(),
     }
 }
 
 /// Off if a part is off, else skip if a part is skipped, else ok; with the details of the deciding parts.
-fn all(parts: Vec<Part>) -> Part {
+fn all(parts: &[About]) -> Part {
     const SHOWN: usize = 3;
-    let has = |verdict| parts.iter().any(|part| part.0 == verdict);
+    let has = |verdict| parts.iter().any(|(_, part)| part.0 == verdict);
     let worst = if has(Verdict::Off) {
         Verdict::Off
     } else if has(Verdict::Skip) || parts.is_empty() {
@@ -87,7 +101,7 @@ fn all(parts: Vec<Part>) -> Part {
         Verdict::Ok
     };
     let mut details: Vec<&str> = Vec::new();
-    for (_, detail) in parts.iter().filter(|part| part.0 == worst) {
+    for (_, (_, detail)) in parts.iter().filter(|(_, part)| part.0 == worst) {
         if !details.contains(&detail.as_str()) {
             details.push(detail);
         }
@@ -110,17 +124,20 @@ pub(super) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn parts(&self, test: &Test) -> Part {
-        let each = |rows: &[String], part: &dyn Fn(&str) -> Part| all(rows.iter().map(|row| part(row)).collect());
+    fn parts<'a>(&self, test: &'a Test) -> Vec<About<'a>> {
+        fn each<'a>(rows: &'a [String], part: impl Fn(&str) -> Part) -> Vec<About<'a>> {
+            rows.iter().map(|row| (vec![row.as_str()], part(row))).collect()
+        }
         match test {
-            Test::Exact { rows } => each(rows, &|row| self.exact(row)),
-            Test::Within { rows, of: None, rel, abs } => each(rows, &|row| self.near_paper(row, *rel, *abs)),
-            Test::Within { rows, of: Some(of), rel, abs } => each(rows, &|row| self.near_row(row, of, *rel, *abs)),
-            Test::Ratio { of, to, rel } => self.ratio(of, to, *rel),
+            Test::Exact { rows } => each(rows, |row| self.exact(row)),
+            Test::Within { rows, of: None, rel, abs } => each(rows, |row| self.near_paper(row, *rel, *abs)),
+            Test::Within { rows, of: Some(of), rel, abs } => each(rows, |row| self.near_row(row, of, *rel, *abs)),
+            Test::Ratio { of, to, rel } => vec![(vec![of.as_str()], self.ratio(of, to, *rel))],
             Test::Ordering { sides, margin } => {
-                all(sides.windows(2).map(|pair| self.above(&pair[0], &pair[1], *margin)).collect())
+                let pair = |pair: &'a [Vec<String>]| (strs(&pair[0]), self.above(&pair[0], &pair[1], *margin));
+                sides.windows(2).map(pair).collect()
             }
-            Test::Bound { rows, at_least, at_most, at_least_paper, at_most_paper } => each(rows, &|row| {
+            Test::Bound { rows, at_least, at_most, at_least_paper, at_most_paper } => each(rows, |row| {
                 let low = self.limit(row, *at_least, at_least_paper.as_deref());
                 let high = self.limit(row, *at_most, at_most_paper.as_deref());
                 match (low, high) {
@@ -168,6 +185,10 @@ impl Judge<'_> {
 /// The width of `within`: absolute, or relative to the target.
 pub(super) fn width(target: f64, rel: Option<f64>, abs: Option<f64>) -> f64 {
     abs.unwrap_or_else(|| rel.unwrap_or(0.0) * target.abs())
+}
+
+pub(super) fn strs(rows: &[String]) -> Vec<&str> {
+    rows.iter().map(String::as_str).collect()
 }
 
 /// Rows in a few words: the first and the last of them.

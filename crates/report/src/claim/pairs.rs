@@ -1,7 +1,7 @@
 //! One row, or the mean of several, against another, seed by seed.
 
 use super::LEVEL;
-use super::judge::{Judge, Part, held, short, width};
+use super::judge::{Judge, Part, held, short, strs, width};
 use super::stats::sign_flip_p;
 use crate::measured::{Summary, median};
 use crate::paper::Direction;
@@ -96,12 +96,8 @@ fn middle(values: &[f64]) -> f64 {
     median(&sorted)
 }
 
-/// At most four significant digits, without trailing zeros.
+/// At most four decimals, without trailing zeros.
 fn trim(value: f64) -> String {
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_string()
-}
-
-fn strs(rows: &[String]) -> Vec<&str> {
-    rows.iter().map(String::as_str).collect()
 }

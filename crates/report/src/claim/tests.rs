@@ -153,3 +153,26 @@ fn details_and_reasons_say_what_decided() {
         assert_eq!(judged.detail, detail);
     }
 }
+
+/// Of a claim that is off, the rows that hold are ok.
+#[test]
+fn a_row_has_its_own_part_of_the_verdict() {
+    use Verdict::{Off, Ok, Skip};
+    type Rows = &'static [(&'static str, Verdict)];
+    let chain: Cells = &[("a", &[0.5; 3]), ("b", &[0.9; 3]), ("c", &[0.2; 3])];
+    let cases: [(&str, &str, Cells, Rows); 6] = [
+        ("ms", AT_MOST_SAME, &[("a", &[9.0]), ("b", &[20.5])], &[("a", Ok), ("b", Off)]),
+        ("ms", AT_MOST_SAME, &[("a", &[9.0])], &[("a", Ok), ("b", Skip)]),
+        ("acc", CHAIN, chain, &[("a", Off), ("b", Ok)]),
+        ("acc", CHAIN, &chain[1..], &[("a", Skip), ("b", Ok)]),
+        ("acc", POOLED, &[("a", &[0.9; 3]), ("b", &[0.3; 3]), ("c", &[0.5; 3])], &[("a", Ok), ("b", Ok)]),
+        ("acc", RATIO, &[("a", &[0.8, 0.6, 0.4]), ("b", &[0.4, 0.3, 0.2])], &[("a", Ok)]),
+    ];
+    for (metric, test, cells, expected) in cases {
+        let found = verdict(metric, test, cells).by_row;
+        let found: Vec<(&str, Verdict)> = found.iter().map(|(row, verdict)| (row.as_str(), *verdict)).collect();
+        assert_eq!(found, expected, "{test} on {cells:?}");
+    }
+    let elsewhere = judged_at("acc", CHAIN, chain, "smoke", "cuda").by_row;
+    assert_eq!(elsewhere, [("a".to_string(), Skip), ("b".to_string(), Skip)]);
+}

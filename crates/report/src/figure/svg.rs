@@ -69,7 +69,7 @@ fn heading(figure: &Figure, area: &Area) -> Result<(), String> {
     Ok(())
 }
 
-/// The marker of a series at a pixel: circle, triangle, cross, diamond, in turn.
+/// The marker of a series at a pixel: circle, triangle, filled square, diamond, in turn.
 fn mark(area: &Area, place: usize, at: (i32, i32), colour: RGBColor) -> Result<(), String> {
     let (x, y) = at;
     match place % 4 {

@@ -42,6 +42,20 @@ fn every_embedded_item_passes_and_every_file_is_embedded() {
     }
 }
 
+/// What a claim holds to be printed was printed: a number that we inferred agrees with us by construction.
+#[test]
+fn exact_claims_are_on_printed_numbers() {
+    for (id, ..) in EMBEDDED {
+        let item = item(id).unwrap();
+        for claim in item.claims.iter().filter(|claim| claim.test.kind() == "exact") {
+            for row in claim.test.subjects() {
+                let grade = item.number(row, &claim.metric).unwrap().grade;
+                assert!(!matches!(grade, Grade::I | Grade::U), "{id}: {} on {row}, of grade {grade:?}", claim.id);
+            }
+        }
+    }
+}
+
 #[test]
 fn lint_names_the_fault() {
     let good = "a,ppl,1.5,ppl,V,table 1,\np,ppl,1,ppl,V,table 1,";

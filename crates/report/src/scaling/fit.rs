@@ -1,17 +1,18 @@
 //! The two laws, fitted to points by Huber regression on the logarithm of the loss.
 //!
 //! Residuals `ln L - ln law(C)` beyond [`DELTA`] count linearly, so one diverged run does not bend the curve. The
-//! offset law is linear in (E, A) once alpha is fixed: from several starting alphas, E and A come from reweighted
-//! least squares and alpha from golden-section search on the loss that is left.
+//! offset law is linear in (E, A) once alpha is fixed: E and A come from reweighted least squares, and alpha from
+//! golden-section search on the loss that is left, around the best of a grid.
 
 use super::Point;
+use std::collections::BTreeSet;
 
 /// Where the Huber loss turns linear, in nats of ln L.
 const DELTA: f64 = 1e-3;
 /// Rounds of reweighting.
 const ROUNDS: usize = 30;
-/// Starting intervals of alpha, in its logarithm, from 0.01 to 2.
-const STARTS: usize = 12;
+/// Intervals of the grid of alpha, in its logarithm, from 0.01 to 2.
+const GRID: usize = 12;
 
 /// A law of loss against compute.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,7 +86,8 @@ pub fn fit_power(points: &[Point]) -> Option<Law> {
         let sums = Sums::of(points.iter().zip(&weights).map(|(p, w)| (*w, -p.compute.ln(), p.loss.ln())));
         let (ln_a, alpha) = sums.line()?;
         law = Law::Power { ln_a, alpha };
-        reweigh(&law, points, &mut weights);
+        let residuals: Vec<f64> = points.iter().map(|p| p.loss.ln() - law.loss(p.compute).ln()).collect();
+        reweigh(&residuals, &mut weights);
     }
     Some(law)
 }
@@ -96,18 +98,18 @@ pub fn fit_offset(points: &[Point]) -> Option<Law> {
         return None;
     }
     let (low, high) = (0.01_f64.ln(), 2.0_f64.ln());
-    let edge = |i: usize| low + (high - low) * i as f64 / STARTS as f64;
-    let found = (0..STARTS).filter_map(|i| golden(points, edge(i), edge(i + 1)));
-    found.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, law)| law)
+    let edge = |i: usize| low + (high - low) * i as f64 / GRID as f64;
+    let tried = (0..=GRID).filter_map(|i| Some((linear(points, edge(i).exp())?, i)));
+    let ((left, law), best) = tried.min_by(|a, b| a.0.0.total_cmp(&b.0.0))?;
+    let near = golden(points, edge(best.saturating_sub(1)), edge((best + 1).min(GRID)));
+    Some(near.filter(|(loss, _)| *loss < left).map_or(law, |(_, law)| law))
 }
 
-/// Whether there are so many different computes, all values positive and finite.
+/// Whether there are so many sizes, all values positive and finite.
 fn fits(points: &[Point], sizes: usize) -> bool {
     let sound = |v: f64| v.is_finite() && v > 0.0;
-    let mut computes: Vec<f64> = points.iter().map(|p| p.compute).collect();
-    computes.sort_by(f64::total_cmp);
-    computes.dedup();
-    computes.len() >= sizes && points.iter().all(|p| sound(p.compute) && sound(p.loss))
+    let found: BTreeSet<usize> = points.iter().map(|p| p.size).collect();
+    found.len() >= sizes && points.iter().all(|p| sound(p.compute) && sound(p.loss))
 }
 
 /// The best alpha between two logarithms, by golden section: (Huber loss, law).
@@ -137,8 +139,10 @@ fn linear(points: &[Point], alpha: f64) -> Option<(f64, Law)> {
     // C^-alpha relative to the first point keeps the sums near 1.
     let first = points[0].compute.ln();
     let basis: Vec<f64> = points.iter().map(|p| (-alpha * (p.compute.ln() - first)).exp()).collect();
+    let ln_losses: Vec<f64> = points.iter().map(|p| p.loss.ln()).collect();
+    let mut residuals = vec![0.0; points.len()];
     let mut weights = vec![1.0; points.len()];
-    let mut law = None;
+    let mut found: Option<[f64; 2]> = None;
     for _ in 0..ROUNDS {
         // A residual of ln L is one of L over L.
         let scaled = points.iter().zip(&basis).zip(&weights).map(|((p, c), w)| (w / (p.loss * p.loss), *c, p.loss));
@@ -147,30 +151,27 @@ fn linear(points: &[Point], alpha: f64) -> Option<(f64, Law)> {
         if a <= 0.0 {
             return None;
         }
-        let found = Law::Offset { e, ln_a: a.ln() + alpha * first, alpha };
-        let settled = law.is_some_and(|before: Law| {
-            (before.loss(points[0].compute) / found.loss(points[0].compute) - 1.0).abs() < 1e-12
-        });
-        reweigh(&found, points, &mut weights);
-        law = Some(found);
+        for ((r, c), ln_loss) in residuals.iter_mut().zip(&basis).zip(&ln_losses) {
+            *r = ln_loss - (e + a * c).ln();
+        }
+        reweigh(&residuals, &mut weights);
+        let settled = found.is_some_and(|[e_before, a_before]| ((e_before + a_before) / (e + a) - 1.0).abs() < 1e-12);
+        found = Some([e, a]);
         if settled {
             break;
         }
     }
-    law.map(|law| (points.iter().map(|p| huber(residual(&law, p))).sum(), law))
-}
-
-fn residual(law: &Law, point: &Point) -> f64 {
-    point.loss.ln() - law.loss(point.compute).ln()
+    let law = found.map(|[e, a]| Law::Offset { e, ln_a: a.ln() + alpha * first, alpha });
+    law.map(|law| (residuals.iter().map(|r| huber(*r)).sum(), law))
 }
 
 fn huber(r: f64) -> f64 {
     if r.abs() <= DELTA { 0.5 * r * r } else { DELTA * (r.abs() - 0.5 * DELTA) }
 }
 
-fn reweigh(law: &Law, points: &[Point], weights: &mut [f64]) {
-    for (w, p) in weights.iter_mut().zip(points) {
-        *w = (DELTA / residual(law, p).abs()).min(1.0);
+fn reweigh(residuals: &[f64], weights: &mut [f64]) {
+    for (w, r) in weights.iter_mut().zip(residuals) {
+        *w = (DELTA / r.abs()).min(1.0);
     }
 }
 

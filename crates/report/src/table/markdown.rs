@@ -1,6 +1,6 @@
 //! The table for a README.
 
-use super::{Line, Table, mark};
+use super::{Line, Table, level, mark};
 
 pub(super) fn render(table: &Table) -> String {
     let mut out = format!("**{}**\n\n", table.title);
@@ -61,6 +61,9 @@ pub(super) fn render(table: &Table) -> String {
     for claim in table.claims.iter().filter(|claim| claim.applies) {
         let (word, id, kind) = (claim.verdict.word(), &claim.id, claim.kind);
         out += &format!("- **{word}** {} (`{id}`, {kind}): {}\n", claim.says, claim.detail);
+    }
+    if table.judged_over_seeds() {
+        out += &format!("\n{}\n", level());
     }
     out
 }

@@ -109,10 +109,24 @@ fn a_row_has_the_verdict_of_the_claims_about_it() {
     let of = |row: &str| table.lines.iter().find(|line| line.row == row).and_then(|line| line.verdict);
     assert_eq!(of("varkey.lowrank"), Some(Verdict::Ok));
     assert_eq!(of("varkey.headwise"), Some(Verdict::Off));
-    assert_eq!(of("varkey.static"), None, "a baseline: no claim is about it");
+    assert_eq!(of("varkey.static"), Some(Verdict::Ok), "it beats no convolution, although head-wise fails to beat it");
+    assert_eq!(of("varkey.none"), None, "last in every order: no claim is about it");
     assert_eq!(of("compositional.lowrank"), Some(Verdict::Skip), "not run");
     assert_eq!(of("compositional.none"), None, "no claim is about it");
     assert!(table.is_off());
+}
+
+/// The level of the test is told once, and only where a claim was judged by it.
+#[test]
+fn the_level_of_the_test_is_told_once() {
+    for format in [Format::Text, Format::Markdown] {
+        assert_eq!(recall().render(format).matches("p <= 0.125").count(), 1);
+    }
+    let item = paper::item("table-2").unwrap();
+    let run = Measured::new(&values("fwd_bwd", &[("headwise-1", &[0.3])]));
+    let column = Column { measured: &run, scale: "small", device: "cuda", hardware: "", stale: None };
+    let rows = ["headwise-1".to_string()];
+    assert!(!build(&item, &rows, None, Some(column)).render(Format::Text).contains("p <= 0.125"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! the recorded column.
 
 use super::grid::{Column, PAGE, lay_out, wrap};
-use super::{Line, Table, mark};
+use super::{Line, Table, level, mark};
 use crate::claim::Verdict;
 use crate::measured::Summary;
 
@@ -134,6 +134,9 @@ fn claims(table: &Table) -> String {
     for claim in table.claims.iter().filter(|claim| claim.applies) {
         out += &wrap(&format!("  {:<5} ", claim.verdict.word()), &claim.says);
         out += &wrap("        ", &format!("{} ({}): {}", claim.id, claim.kind, claim.detail));
+    }
+    if table.judged_over_seeds() {
+        out += &wrap("  ", &level());
     }
     let elsewhere: Vec<&str> = table.claims.iter().filter(|c| !c.applies).map(|c| c.id.as_str()).collect();
     if !elsewhere.is_empty() {

@@ -38,6 +38,7 @@
 //! ```
 
 mod args;
+mod aside;
 mod cost;
 mod device;
 mod error;
@@ -53,6 +54,7 @@ mod session;
 mod state;
 
 pub use args::{Args, DeviceArg, Format, Seeds};
+pub use aside::set_aside;
 pub use device::host as host_device;
 pub use error::{Error, Kind};
 pub use experiment::{Experiment, Facts, RowContext, parse};

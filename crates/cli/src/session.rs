@@ -75,9 +75,12 @@ impl<'a> Session<'a> {
             device.name,
             device.kind
         ));
-        let (mut state, set_aside) = State::open(&out, self.args.resume)?;
-        if set_aside {
-            self.say("the finished rows of an earlier run are set aside in state.old.jsonl; --resume would keep them");
+        let (mut state, old) = State::open(&out, self.args.resume)?;
+        if let Some(old) = old {
+            let old = old.file_name().unwrap_or_default().display();
+            self.say(&format!(
+                "the rows of an earlier run are set aside in {old}; to keep them, name it state.jsonl and give --resume"
+            ));
         }
         if let Some(cost) = self.cost(scale, rows, &device, &state, golden) {
             self.say(&cost);

@@ -3,7 +3,7 @@
 //! A line is appended and flushed to the disk when its row is done, so that a kill loses nothing finished. A last
 //! line cut short is a row that was not finished: it is dropped. Any other broken line is an error.
 
-use crate::Error;
+use crate::{Error, set_aside};
 use report::measured::Metric;
 use report::record::{from_csv, to_csv, write_atomic};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "state.jsonl";
-const OLD: &str = "state.old.jsonl";
 
 /// A finished row.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,21 +65,21 @@ pub(crate) struct State {
 
 impl State {
     /// Opens the state in `folder`: with `resume` the rows already there, else none. A state that is not resumed is
-    /// set aside under another name, not lost; whether there was one is the second value.
-    pub(crate) fn open(folder: &Path, resume: bool) -> Result<(State, bool), Error> {
+    /// set aside, not lost; where it is then is the second value.
+    pub(crate) fn open(folder: &Path, resume: bool) -> Result<(State, Option<PathBuf>), Error> {
         let path = folder.join(NAME);
-        let mut rows = Vec::new();
+        let (mut rows, mut old) = (Vec::new(), None);
         let existing = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 0);
         if existing && resume {
             rows = load(&path)?;
         } else if existing {
-            std::fs::rename(&path, folder.join(OLD)).map_err(|e| io(&path, e))?;
+            old = set_aside(&path).map_err(|e| io(&path, e))?;
         }
         // Also drops a last line that was cut short, so that the next one starts a line of its own.
         let text: Result<Vec<String>, Error> = rows.iter().map(line).collect();
         write_atomic(&path, text?.concat().as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(|e| io(&path, e))?;
-        Ok((State { path, file, rows }, existing && !resume))
+        Ok((State { path, file, rows }, old))
     }
 
     /// Adds a finished row, on the disk before this returns.
@@ -149,10 +148,10 @@ mod tests {
         let whole = std::fs::read(&state.path).unwrap();
         for len in (0..whole.len()).step_by(37).chain([one, whole.len() - 1, whole.len()]) {
             std::fs::write(folder.path().join(NAME), &whole[..len]).unwrap();
-            let (mut state, set_aside) = State::open(folder.path(), true).unwrap();
+            let (mut state, old) = State::open(folder.path(), true).unwrap();
             let kept = usize::from(len >= one) + usize::from(len == whole.len());
             assert_eq!(state.rows, [row("a"), row("b")][..kept], "cut to {len}");
-            assert!(!set_aside);
+            assert_eq!(old, None);
             state.push(row("c")).unwrap();
             let (state, _) = State::open(folder.path(), true).unwrap();
             assert_eq!(state.rows.last(), Some(&row("c")), "cut to {len}");
@@ -177,9 +176,15 @@ mod tests {
     #[test]
     fn what_is_not_resumed_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
-        State::open(folder.path(), false).unwrap().0.push(row("a")).unwrap();
-        let (state, set_aside) = State::open(folder.path(), false).unwrap();
-        assert!(set_aside && state.rows.is_empty());
-        assert!(folder.path().join(OLD).exists());
+        for id in ["a", "b"] {
+            State::open(folder.path(), false).unwrap().0.push(row(id)).unwrap();
+        }
+        let (state, old) = State::open(folder.path(), false).unwrap();
+        assert!(state.rows.is_empty());
+        assert_eq!(old, Some(folder.path().join("state.old-2.jsonl")));
+        for (number, id) in [(1, "a"), (2, "b")] {
+            let rows = load(&folder.path().join(format!("state.old-{number}.jsonl"))).unwrap();
+            assert_eq!(rows, [row(id)]);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Trainings under a reproduce binary: its flags as [`Options`], their events as its progress.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cli::RowContext;
 
@@ -25,12 +26,14 @@ pub struct Teller<'a> {
     ctx: &'a RowContext<'a>,
     /// Steps seen of each run; a run's total is expected at its first.
     seen: Mutex<Vec<u64>>,
+    /// Whether checkpoints set aside are told of.
+    told: AtomicBool,
 }
 
 impl<'a> Teller<'a> {
     /// For a row.
     pub fn new(ctx: &'a RowContext<'a>) -> Self {
-        Self { ctx, seen: Mutex::new(Vec::new()) }
+        Self { ctx, seen: Mutex::new(Vec::new()), told: AtomicBool::new(false) }
     }
 
     /// Passes an event on.
@@ -54,6 +57,16 @@ impl<'a> Teller<'a> {
             }
             What::Moved { log } => {
                 progress.remark(&format!("seed {seed} moved between devices: {}", log.made_where()));
+            }
+            What::SetAside { old } => {
+                // One line a row: a grid has hundreds of checkpoints.
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    let old = old.file_name().unwrap_or_default().display();
+                    progress.warn(&format!(
+                        "unfinished runs are set aside, as {old}; to go on with them, take .old-N out of their names \
+                         and give --resume"
+                    ));
+                }
             }
             What::Diverged { error } => progress.warn(&format!("seed {seed} stopped at {error}")),
         }

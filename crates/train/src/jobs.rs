@@ -2,7 +2,7 @@
 //!
 //! The numbers do not depend on how many run at a time, nor on the threads each has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -96,6 +96,11 @@ pub enum What<'a> {
         /// The log so far, which says what made which steps.
         log: &'a Log,
     },
+    /// It starts over; the checkpoint that was there is kept under another name.
+    SetAside {
+        /// The path it has now.
+        old: &'a Path,
+    },
     /// Its loss or gradient is no longer finite; its metrics are NaN.
     Diverged {
         /// Where, and what to try.
@@ -182,6 +187,10 @@ impl Progress for Teller<'_> {
 
     fn moved(&mut self, log: &Log) {
         (self.tell)(What::Moved { log });
+    }
+
+    fn set_aside(&mut self, old: &Path) {
+        (self.tell)(What::SetAside { old });
     }
 }
 

@@ -5,7 +5,7 @@
 //! and a run resumed from it goes on as if it had never stopped. On another device it goes on with other roundings; the
 //! log then says so.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use backend::{Backend, Params, State, Tape};
@@ -33,7 +33,7 @@ pub struct Checkpoint {
     pub path: PathBuf,
     /// Time between two writes. The last state is always written.
     pub every: Duration,
-    /// Whether to start from the file, if there is one; otherwise it is removed.
+    /// Whether to start from the file, if there is one; otherwise it is set aside under another name.
     pub resume: bool,
     /// What makes this run what it is: its configurations and seed. A file made by another is refused.
     pub run: Value,
@@ -49,6 +49,11 @@ pub trait Progress {
 
     /// The run goes on, or had ended, with steps that another device made: see [`Log::legs`].
     fn moved(&mut self, log: &Log);
+
+    /// The run starts over, and the checkpoint that was there is under this name.
+    fn set_aside(&mut self, old: &Path) {
+        let _ = old;
+    }
 }
 
 /// Nobody listens.
@@ -99,13 +104,13 @@ pub fn train(
     record: &dyn Fn(usize, usize) -> backend::Result<Tape>,
     source: &dyn Source,
     config: &TrainConfig,
-    run: Run<'_>,
+    mut run: Run<'_>,
 ) -> Result<Outcome> {
     config.check()?;
     let mut tape = record(config.batch / config.accumulate, source.row_len())?;
     tape.set_recompute(config.recompute);
     let tape = tape;
-    let (state, mut log) = start(&tape, &run)?;
+    let (state, mut log) = start(&tape, &mut run)?;
     let (mut step, first) = (state.step, state.step);
     backend.load(state)?;
 
@@ -162,13 +167,15 @@ pub fn train(
 }
 
 /// The state and log to go on from: the checkpoint's, or fresh ones.
-fn start(tape: &Tape, run: &Run<'_>) -> Result<(State, Log)> {
+fn start(tape: &Tape, run: &mut Run<'_>) -> Result<(State, Log)> {
     if let Some(c) = &run.checkpoint {
         if c.resume && c.path.exists() {
             checkpoint::sweep(&c.path)?;
             return checkpoint::load(&c.path, &tape.specs(), &c.run);
         }
-        checkpoint::remove(&c.path)?;
+        if let Some(old) = checkpoint::set_aside(&c.path)? {
+            run.progress.set_aside(&old);
+        }
     }
     Ok((State::new(Params::init(tape.specs(), run.seed)), Log::default()))
 }

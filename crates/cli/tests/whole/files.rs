@@ -81,8 +81,15 @@ fn only_the_same_configuration_seeds_and_device_are_kept() {
     invoke(folder.path(), &GOOD.replace("0.4", "0.5"), "--resume --seeds 4");
     assert_eq!(measured(folder.path()), [2, 3, 2, 2]);
     let fresh = invoke(folder.path(), GOOD, "--rows varkey.none");
-    assert!(fresh.stderr.contains("set aside in state.old.jsonl"), "{}", fresh.stderr);
+    assert!(fresh.stderr.contains("set aside in state.old-1.jsonl; to keep them, name it"), "{}", fresh.stderr);
     assert_eq!(measured(folder.path()), [3, 3, 2, 2]);
+    let again = invoke(folder.path(), GOOD, "--rows varkey.none");
+    assert!(again.stderr.contains("set aside in state.old-2.jsonl"), "{}", again.stderr);
+    // As the line says.
+    let out = folder.path().join(OUT);
+    fs::rename(out.join("state.old-1.jsonl"), out.join("state.jsonl")).unwrap();
+    invoke(folder.path(), &GOOD.replace("0.4", "0.5"), "--resume --seeds 4");
+    assert_eq!(measured(folder.path()), [4, 3, 2, 2], "the rows set aside first are kept");
 }
 
 #[test]

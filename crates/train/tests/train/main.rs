@@ -127,6 +127,46 @@ fn a_run_stopped_at_the_deadline_goes_on_bit_for_bit() {
     assert_eq!((again.tokens_per_second, bits(&again)), (None, bits(&unbroken)));
 }
 
+/// Keeps what it hears.
+#[derive(Default)]
+struct Heard {
+    steps: Vec<u64>,
+    aside: Vec<String>,
+}
+
+impl Progress for Heard {
+    fn step(&mut self, step: u64, _: f32, _: f64) {
+        self.steps.push(step);
+    }
+
+    fn evaluated(&mut self, _: u64, _: &train::Evaluation) {}
+
+    fn moved(&mut self, _: &Log) {}
+
+    fn set_aside(&mut self, old: &Path) {
+        self.aside.push(old.file_name().unwrap().to_string_lossy().into_owned());
+    }
+}
+
+#[test]
+fn starting_over_keeps_the_unfinished_againunder_another_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, mut heard) = (config(30), Heard::default());
+    for steps in [11, 5, 3] {
+        let checkpoint = checkpoint(&file(&folder), false);
+        let run = Run { seed: SEED, checkpoint, deadline: None, progress: &mut heard };
+        train(&mut CpuBackend::new(), &record, &moves::Until(steps), &config, run).unwrap_err();
+    }
+    assert_eq!(heard.aside, ["run.old-1.safetensors", "run.old-2.safetensors"]);
+    // Named as before it is resumed.
+    std::fs::rename(folder.path().join("run.old-1.safetensors"), file(&folder)).unwrap();
+    let mut heard = Heard::default();
+    let again = Run { seed: SEED, checkpoint: checkpoint(&file(&folder), true), deadline: None, progress: &mut heard };
+    let resumed = train(&mut CpuBackend::new(), &record, &task(), &config, again).unwrap();
+    assert_eq!((heard.steps.first(), heard.aside.len()), (Some(&12), 0));
+    assert_eq!(bits(&resumed), bits(&run(&config, None, None).unwrap()));
+}
+
 /// Waits in one step, so that a deadline passes there at the latest.
 struct WaitInStep {
     step: u64,

@@ -82,15 +82,17 @@ impl<'a> Session<'a> {
                 "the rows of an earlier run are set aside in {old}; to keep them, name it state.jsonl and give --resume"
             ));
         }
-        if let Some(cost) = self.cost(scale, rows, &device, &state, golden) {
+        let (source, plan) = (provenance::source(), self.rows(scale, None)?);
+        let kernels_sha256 = self.experiment.facts(&device).kernels_sha256;
+        let place = Place { device: &device, threads, out: &out, source, kernels_sha256, plan: &plan };
+        if let Some(cost) = self.cost(scale, rows, &place, &state, golden) {
             self.say(&cost);
         }
-        let place = Place { device: &device, threads, out: &out, source: provenance::source() };
         let end = self.measure_all(rows, &place, &mut state);
         // Whatever ended the measuring, what is finished becomes a record.
-        let kept = kept(&self.rows(scale, None)?, &device, &state);
+        let kept = kept(&place, &state);
         let measured = measured(&self.item, kept.iter().map(|(_, done)| done));
-        report::record::write(&out, self.record(scale, &place, &kept))?;
+        report::record::write(&out, self.record(scale, &place, &kept)?)?;
         figures(&out, &self.item, &measured)?;
         let end = end?;
 

@@ -75,7 +75,8 @@ impl Experiment for Fake {
     }
 
     fn facts(&self, _: &Device) -> Facts {
-        Facts { dtype: "f32".into(), data_sha256: READ.lock().unwrap().clone(), ..Facts::default() }
+        let data_sha256 = READ.lock().unwrap().clone();
+        Facts { dtype: "f32".into(), kernels_sha256: std::env::var("FAKE_KERNELS").ok(), data_sha256 }
     }
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
@@ -83,9 +84,14 @@ impl Experiment for Fake {
         let mut log = std::fs::OpenOptions::new().create(true).append(true).open("measured.log").unwrap();
         writeln!(log, "{}", ctx.row).unwrap();
         READ.lock().unwrap().insert(format!("{}.tok", ctx.row), "ff".into());
+        if let Ok(hash) = std::env::var("FAKE_TEXT") {
+            READ.lock().unwrap().insert("text.tok".into(), hash);
+        }
+        // Beside the configuration: how long the machine takes.
+        let slow = std::env::var("FAKE_WAIT_S").map_or(0.0, |seconds| seconds.parse().unwrap());
         let began = Instant::now();
         ctx.progress.expect(2 * ctx.seeds.len() as u64);
-        while began.elapsed() < Duration::from_secs_f64(config.wait_s) {
+        while began.elapsed() < Duration::from_secs_f64(config.wait_s + slow) {
             if ctx.out_of_time() {
                 return Err(Error::stopped());
             }

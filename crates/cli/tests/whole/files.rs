@@ -53,6 +53,57 @@ fn a_run_stopped_in_time_goes_on_where_it_was() {
     assert_eq!((record.rows.len(), record.data_sha256.len()), (4, 4), "data of rows finished before are named too");
 }
 
+/// Of the rows, the four `wall_s` are those of all processes, and what another source began says so.
+#[test]
+fn a_resumed_row_tells_of_every_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = || read(&folder.path().join(OUT)).unwrap().record;
+    for _ in 0..2 {
+        let stopped = "REPRODUCE_GIT_REV=old-dirty FAKE_KERNELS=k1 FAKE_WAIT_S=60 --resume --time-budget 0.3s";
+        assert_eq!(invoke(folder.path(), GOOD, stopped).code, 4);
+    }
+    let resumed = invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=new FAKE_KERNELS=k2 --resume");
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    let record = record();
+    assert!((0.5..5.0).contains(&record.rows[0].wall_s), "{} s", record.rows[0].wall_s);
+    assert!(record.rows[1].wall_s < 0.3 && record.wall_s > record.rows[0].wall_s);
+    assert_eq!(record.rows[0].remarks, ["begun at commit old with k1 kernels"]);
+    assert_eq!((record.rows[0].git_rev.as_str(), record.rows[1].remarks.len()), ("new", 0));
+    assert_eq!((record.source.dirty, record.source.git_rev.as_str()), (Some(true), "new"));
+}
+
+#[test]
+fn rows_of_other_kernels_are_measured_again_and_a_dirty_one_marks_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = || read(&folder.path().join(OUT)).unwrap().record;
+    invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=a-dirty FAKE_KERNELS=k1 --rows varkey.none,varkey.static");
+    let more = invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=b FAKE_KERNELS=k1 --resume");
+    assert_eq!((more.code, measured(folder.path())), (0, [1, 1, 1, 1]), "{}", more.stderr);
+    assert_eq!((record().source.dirty, record().kernels_sha256), (Some(true), Some("k1".into())));
+    let revisions: Vec<String> = record().rows.into_iter().map(|row| row.git_rev).collect();
+    assert_eq!(revisions, ["a", "a", "b", "b"]);
+    let again = invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=b FAKE_KERNELS=k2 --resume --rows varkey.none");
+    let said = "[1/1] varkey.none was measured with other kernels, k1: it is measured again";
+    assert!(again.stderr.contains(said), "{}", again.stderr);
+    assert_eq!((measured(folder.path()), record().rows.len()), ([2, 1, 1, 1], 1), "no row of k1 is in it");
+    assert_eq!((record().source.dirty, record().kernels_sha256), (Some(false), Some("k2".into())));
+}
+
+#[test]
+fn two_versions_of_a_data_file_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(invoke(folder.path(), GOOD, "FAKE_TEXT=aa --rows varkey.none").code, 0);
+    let refused = invoke(folder.path(), GOOD, "FAKE_TEXT=bb --resume");
+    let said =
+        "error: row varkey.static has read text.tok with sha256 bb, row varkey.none with aa\nhint: give the data";
+    assert!(refused.code == 2 && refused.stderr.contains(said), "{}", refused.stderr);
+    let record = read(&folder.path().join(OUT)).unwrap().record;
+    assert_eq!((record.rows.len(), record.data_sha256["text.tok"].as_str()), (1, "aa"));
+    assert_eq!(invoke(folder.path(), GOOD, "FAKE_TEXT=aa --resume").code, 0);
+    // What is measured again counts no more.
+    assert_eq!(invoke(folder.path(), &GOOD.replace("seeds = 3", "seeds = 4"), "FAKE_TEXT=bb --resume").code, 0);
+}
+
 #[test]
 fn a_kill_loses_nothing_finished() {
     let folder = tempfile::tempdir().unwrap();

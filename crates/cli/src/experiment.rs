@@ -31,6 +31,12 @@ pub trait Experiment {
         None
     }
 
+    /// Whether a row's seeds are what they say: repetitions with other numbers. Of an item that only times, the plan's one
+    /// seed is all there is, and `--seeds` is refused.
+    fn seeded(&self) -> bool {
+        true
+    }
+
     /// What the record says of the arithmetic and the data on a device.
     fn facts(&self, device: &Device) -> Facts;
 

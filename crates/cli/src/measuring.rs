@@ -150,10 +150,14 @@ impl Session<'_> {
         match wrong {
             None => Ok(()),
             Some(what) => {
+                let error = Error::config(format!("row {}: the experiment returned {what}", row.id));
+                if points.iter().all(|p| self.item.metric(&p.metric).is_some()) {
+                    return Err(
+                        error.hint("this is a fault of the experiment's code: see `Experiment::measure` in crates/cli")
+                    );
+                }
                 let known: Vec<&str> = self.item.metrics.iter().map(|metric| metric.id.as_str()).collect();
-                let message = format!("row {}: the experiment returned {what}", row.id);
-                let hint = format!("the metrics of {} are {}", self.item.id, known.join(", "));
-                Err(Error::config(message).hint(hint))
+                Err(error.hint(format!("the metrics of {} are {}", self.item.id, known.join(", "))))
             }
         }
     }

@@ -117,6 +117,12 @@ impl<'a> Session<'a> {
     fn rows(&self, scale: &str, only: Option<&[String]>) -> Result<Vec<Row>, Error> {
         let mut rows = resolve(self.experiment, &self.item, &self.plan, scale, only)?;
         if let Some(seeds) = &self.args.seeds {
+            if !self.experiment.seeded() {
+                let message = format!("{} has times and no seeds", self.item.id);
+                return Err(
+                    Error::config(message).hint("leave out --seeds; a row's times are over its own repetitions")
+                );
+            }
             rows.iter_mut().for_each(|row| row.seeds.clone_from(seeds));
         }
         Ok(rows)

@@ -112,6 +112,10 @@ impl Experiment for Table {
         cli::parse::<Row>(row)?.check().map_err(Error::config)
     }
 
+    fn seeded(&self) -> bool {
+        false
+    }
+
     fn facts(&self, device: &Found) -> Facts {
         let gpu = device.kind == "cuda";
         let dtype = if gpu { "bf16" } else { "f32" };
@@ -179,7 +183,7 @@ impl Experiment for Table {
             values.push(("fwd_over_peer", peer.forward / forward.median));
             values.extend(times.both.as_ref().map(|both| ("fwdbwd_over_peer", peer.both / both.median)));
         }
-        let [seed, ..] = ctx.seeds else { return Err(Error::config("no seed").hint("--seeds 1")) };
+        let [seed, ..] = ctx.seeds else { return Err(Error::config("no seed").hint("give the plan seeds = 1")) };
         Ok(values.into_iter().map(|(name, value)| ctx.metric(*seed, 0, name, value)).collect())
     }
 }

@@ -26,14 +26,14 @@ pub struct Table {
 }
 
 impl Table {
-    fn baseline(&self, row: &Row, cuda: Option<usize>) -> Result<Timing, Error> {
+    fn baseline(&self, row: &Row, cuda: Option<usize>, threads: usize) -> Result<Timing, Error> {
         let row = row.without();
-        let key = format!("{row:?} {cuda:?}");
+        let key = format!("{row:?} {cuda:?} {threads}");
         let mut known = self.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(timing) = known.get(&key) {
             return Ok(*timing);
         }
-        let timing = measure(&row, cuda).map_err(Error::config)?;
+        let timing = measure(&row, cuda, threads).map_err(Error::config)?;
         known.insert(key, timing);
         Ok(timing)
     }
@@ -58,6 +58,10 @@ impl Experiment for Table {
         Some(flops_per_step(&row.tape().ok()?) * (row.warmup + row.steps) as f64)
     }
 
+    fn seeded(&self) -> bool {
+        false
+    }
+
     fn facts(&self, device: &Device) -> Facts {
         let (dtype, kernels_sha256) = train::arithmetic(device);
         Facts { dtype, kernels_sha256, ..Facts::default() }
@@ -74,8 +78,9 @@ impl Experiment for Table {
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
         let row: Row = ctx.parse()?;
         let cuda = (ctx.device.kind == "cuda").then_some(ctx.ordinal);
-        let baseline = self.baseline(&row, cuda)?;
-        let timing = if row == row.without() { baseline } else { measure(&row, cuda).map_err(Error::config)? };
+        let baseline = self.baseline(&row, cuda, ctx.threads)?;
+        let timing =
+            if row == row.without() { baseline } else { measure(&row, cuda, ctx.threads).map_err(Error::config)? };
         let lost = 100.0 * (1.0 - timing.tokens_per_second / baseline.tokens_per_second);
         let tape = row.tape().map_err(Error::config)?;
         let mut values = vec![

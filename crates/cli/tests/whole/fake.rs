@@ -74,6 +74,10 @@ impl Experiment for Fake {
         cli::parse::<Config>(row).ok()?.flops
     }
 
+    fn seeded(&self) -> bool {
+        std::env::var_os("FAKE_UNSEEDED").is_none()
+    }
+
     fn facts(&self, _: &Device) -> Facts {
         let data_sha256 = READ.lock().unwrap().clone();
         Facts { dtype: "f32".into(), kernels_sha256: std::env::var("FAKE_KERNELS").ok(), data_sha256 }

@@ -33,8 +33,20 @@ fn exit_codes_and_what_is_said() {
         ),
         (with("fail = \"error\""), "", 2, "error: row varkey.headwise: the disk is full\nhint: make room\n"),
         (with("fail = \"metric\""), "", 2, "the experiment returned a value of metric speed\nhint: the metrics of"),
-        (with("fail = \"twice\""), "", 2, "the experiment returned two values of accuracy at seed 0, step 1"),
-        (with("fail = \"seed\""), "", 2, "the experiment returned a value of seed 100"),
+        (
+            with("fail = \"twice\""),
+            "",
+            2,
+            "the experiment returned two values of accuracy at seed 0, step 1\nhint: this is a fault of",
+        ),
+        (with("fail = \"seed\""), "", 2, "the experiment returned a value of seed 100\nhint: this is a fault of"),
+        (
+            GOOD.into(),
+            "FAKE_UNSEEDED=1 --seeds 2",
+            2,
+            "error: figure-recall has times and no seeds\nhint: leave out --seeds",
+        ),
+        (GOOD.into(), "FAKE_UNSEEDED=1", 0, "[4/4] varkey.lowrank accuracy"),
         (
             GOOD.into(),
             "--device cuda:1",

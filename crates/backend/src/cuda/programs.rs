@@ -94,7 +94,7 @@ impl CudaBackend {
                 fits => format!(
                     "about {fits} rows fit: take the batch in parts (accumulate), or make activations again (recompute)"
                 ),
-            },
+            } + "; where several seeds share this GPU, run one at a time: --threads 1",
         }
     }
 }

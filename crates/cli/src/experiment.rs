@@ -40,6 +40,16 @@ pub trait Experiment {
     /// What the record says of the arithmetic and the data on a device.
     fn facts(&self, device: &Device) -> Facts;
 
+    /// What the file of `--peer` holds, as `--help` says it; without one the item has no such flag.
+    fn peer(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether a row reads from the folder of prepared texts, so that the record's command names one.
+    fn reads_data(&self, _row: &toml::Table) -> bool {
+        false
+    }
+
     /// The device kinds it runs on, the default first.
     fn device_kinds(&self) -> &[&str] {
         &["cpu"]
@@ -80,6 +90,8 @@ pub struct RowContext<'a> {
     pub out: &'a Path,
     /// The folder of prepared texts, if one is named.
     pub data: Option<&'a Path>,
+    /// The file of `--peer`, if one is named.
+    pub peer: Option<&'a Path>,
     /// Whether to go on from such checkpoints.
     pub resume: bool,
     /// Whether to leave them there when the row is done.

@@ -80,6 +80,7 @@ impl Session<'_> {
                 threads: place.threads,
                 out: place.out,
                 data: data.as_deref(),
+                peer: self.peer.as_deref(),
                 resume: self.args.resume,
                 keep_checkpoints: self.args.keep_checkpoints,
                 deadline,
@@ -177,6 +178,7 @@ impl Session<'_> {
         let mut seeds: Vec<u64> = kept.iter().flat_map(|(row, _)| row.seeds.clone()).collect();
         seeds.sort_unstable();
         seeds.dedup();
+        let reads_data = kept.iter().any(|(row, _)| self.experiment.reads_data(&row.config));
         let rows = kept.iter().map(|(row, done)| RowRecord {
             id: row.id.clone(),
             seeds: row.seeds.clone(),
@@ -196,7 +198,7 @@ impl Session<'_> {
                 date: provenance::today(),
                 dtype: self.experiment.facts(place.device).dtype,
                 seeds,
-                command: provenance::command(&self.item.id, self.typed),
+                command: provenance::command(&self.item.id, self.typed, self.data().is_some() && reads_data),
                 wall_s: heads().map(|head| head.wall_s).sum(),
                 kernels_sha256: place.kernels_sha256.clone(),
                 data_sha256: data_read(heads())?,

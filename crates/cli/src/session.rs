@@ -22,6 +22,7 @@ pub(crate) struct Session<'a> {
     pub(crate) item: Item,
     plan: Plan,
     pub(crate) args: Args,
+    pub(crate) peer: Option<PathBuf>,
     pub(crate) typed: &'a [String],
     pub(crate) started: Instant,
 }
@@ -31,10 +32,11 @@ impl<'a> Session<'a> {
         experiment: &'a dyn Experiment,
         item: Item,
         args: Args,
+        peer: Option<PathBuf>,
         typed: &'a [String],
     ) -> Result<Self, Error> {
         let plan = Plan::parse(experiment.plan())?;
-        Ok(Session { experiment, item, plan, args, typed, started: Instant::now() })
+        Ok(Session { experiment, item, plan, args, peer, typed, started: Instant::now() })
     }
 
     pub(crate) fn say(&self, text: &str) {

@@ -76,6 +76,10 @@ impl Experiment for Table {
         if counted { None } else { row.training_flops(row.train.steps).ok() }
     }
 
+    fn reads_data(&self, row: &toml::Table) -> bool {
+        cli::parse::<Row>(row).is_ok_and(|row| !row.data.is_at_hand(None) || !row.probe.is_empty())
+    }
+
     fn facts(&self, device: &Host) -> Facts {
         let data_sha256 = self.data.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let (dtype, kernels_sha256) = train::arithmetic(device);

@@ -216,6 +216,14 @@ fn a_probe_that_the_item_does_not_list_is_refused() {
     assert!(checked("blmip").unwrap_err().contains("unknown variant `blmip`"));
 }
 
+/// Of a text that is built in the command needs no folder, but its probes may.
+#[test]
+fn rows_that_read_prepared_texts_are_known() {
+    let reads = |change: Value| lm_scaling::Table::scaling().reads_data(&toml::Table::try_from(row(change)).unwrap());
+    let changes = [json!({}), json!({ "data": { "text": "books/tok16k" } }), json!({ "probe": ["domains"] })];
+    assert_eq!(changes.map(reads), [false, true, true]);
+}
+
 /// By hand and by the metric of a run.
 #[test]
 fn the_cost_of_a_row_is_known_beforehand() {

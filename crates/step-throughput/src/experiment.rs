@@ -17,8 +17,8 @@ pub fn plan() -> &'static str {
 /// Training throughput: its plan is `reproduce/table-4/table-4.toml`.
 ///
 /// Metrics of a row: `tokens_per_second`, `ms_per_step`, `loss_of_throughput` (percent, against the same model without
-/// convolutions, timed in the same process), `parameters_m` and `mflop_per_token` ([`flops_per_step`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. Where the
-/// run's folder holds a `peer.csv` written by `torch_step.py`, `peer_tokens_per_second` and `against_peer` too.
+/// convolutions, timed in the same process), `parameters_m` and `mflop_per_token` ([`flops_per_step`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. With
+/// the times of `torch_step.py` as `--peer`, `peer_tokens_per_second` and `against_peer` too.
 #[derive(Debug, Default)]
 pub struct Table {
     /// Times of models without convolutions, by their configuration.
@@ -67,6 +67,10 @@ impl Experiment for Table {
         Facts { dtype, kernels_sha256, ..Facts::default() }
     }
 
+    fn peer(&self) -> Option<&str> {
+        Some("Times of PyTorch on the same machine, written by reproduce/table-4/torch_step.py, to put beside ours")
+    }
+
     fn device_kinds(&self) -> &[&str] {
         &["cpu", "cuda"]
     }
@@ -77,6 +81,7 @@ impl Experiment for Table {
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
         let row: Row = ctx.parse()?;
+        let peers = ctx.peer.map(peers).transpose().map_err(Error::config)?.unwrap_or_default();
         let cuda = (ctx.device.kind == "cuda").then_some(ctx.ordinal);
         let baseline = self.baseline(&row, cuda, ctx.threads)?;
         let timing =
@@ -94,7 +99,6 @@ impl Experiment for Table {
             values.extend(peak_flops(&ctx.device.name).map(|peak| ("mfu", 100.0 * timing.flops_per_second / peak)));
             values.extend(timing.peak_gib.map(|gib| ("peak_gib", gib)));
         }
-        let peers = peers(&ctx.out.join("peer.csv")).map_err(Error::config)?;
         if let Some(peer) = peers.iter().find(|peer| peer.row == ctx.row) {
             values.push(("peer_tokens_per_second", peer.tokens_per_second));
             values.push(("against_peer", timing.tokens_per_second / peer.tokens_per_second));

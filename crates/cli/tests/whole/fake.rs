@@ -78,6 +78,14 @@ impl Experiment for Fake {
         std::env::var_os("FAKE_UNSEEDED").is_none()
     }
 
+    fn peer(&self) -> Option<&str> {
+        std::env::var_os("FAKE_PEER").map(|_| "Times of another")
+    }
+
+    fn reads_data(&self, _: &toml::Table) -> bool {
+        std::env::var_os("FAKE_READS").is_some()
+    }
+
     fn facts(&self, _: &Device) -> Facts {
         let data_sha256 = READ.lock().unwrap().clone();
         Facts { dtype: "f32".into(), kernels_sha256: std::env::var("FAKE_KERNELS").ok(), data_sha256 }
@@ -93,6 +101,9 @@ impl Experiment for Fake {
         }
         // Beside the configuration: how long the machine takes.
         let slow = std::env::var("FAKE_WAIT_S").map_or(0.0, |seconds| seconds.parse().unwrap());
+        if let Some(peer) = ctx.peer {
+            std::fs::read(peer).map_err(|e| Error::config(format!("{}: {e}", peer.display())))?;
+        }
         let began = Instant::now();
         ctx.progress.expect(2 * ctx.seeds.len() as u64);
         while began.elapsed() < Duration::from_secs_f64(config.wait_s + slow) {

@@ -39,6 +39,21 @@ fn a_run_leaves_a_whole_record() {
 }
 
 #[test]
+fn the_recorded_command_names_what_the_run_read() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("p.csv"), "").unwrap();
+    let command = |args: &str| {
+        assert_eq!(invoke(folder.path(), GOOD, args).code, 0, "{args}");
+        let command = read(&folder.path().join(OUT)).unwrap().record.command;
+        command.strip_prefix("cargo run --release -p reproduce-figure-recall").unwrap().to_string()
+    };
+    assert_eq!(command("FAKE_PEER=1 --peer p.csv --data here"), " -- --peer PEER.csv --data DATA");
+    assert_eq!(command("FAKE_READS=1 DYNCONV_DATA=there"), " -- --data DATA");
+    assert_eq!(command("DYNCONV_DATA=there"), "", "nothing is read from there");
+    assert_eq!(command("FAKE_READS=1"), "", "what is read needs no folder");
+}
+
+#[test]
 fn a_run_stopped_in_time_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let stopped = invoke(folder.path(), &with("wait_s = 60"), "--time-budget 0.3s");

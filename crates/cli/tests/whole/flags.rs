@@ -46,6 +46,8 @@ fn exit_codes_and_what_is_said() {
             2,
             "error: figure-recall has times and no seeds\nhint: leave out --seeds",
         ),
+        (GOOD.into(), "--peer a.csv", 2, "error: unexpected argument '--peer'"),
+        (GOOD.into(), "FAKE_PEER=1 --peer none.csv", 2, "error: row varkey.none: none.csv: No such file"),
         (GOOD.into(), "FAKE_UNSEEDED=1", 0, "[4/4] varkey.lowrank accuracy"),
         (
             GOOD.into(),
@@ -97,6 +99,13 @@ fn help_lists_every_flag_and_the_exit_codes() {
     let help = run(GOOD, "--help");
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
     insta::assert_snapshot!("help", help.stdout);
+}
+
+#[test]
+fn a_peer_is_in_the_help_of_the_items_that_have_one() {
+    let help = run(GOOD, "FAKE_PEER=1 --help").stdout;
+    assert!(help.contains("--peer <FILE>") && help.contains("Times of another"), "{help}");
+    assert!(!run(GOOD, "--help").stdout.contains("--peer"));
 }
 
 #[test]

@@ -146,6 +146,8 @@ fn a_run_that_diverges_says_where_and_shows_as_nan() {
     let row = row(json!({ "train": { "lr": 1e30 } }));
     let measured = measured(&row, &[0], None, &options(), &listen).unwrap();
     assert!(last(&measured.points, "ppl").value.is_nan() && last(&measured.points, "best_loss").value.is_nan());
+    let curve: Vec<u64> = measured.points.iter().filter(|p| p.metric == "train_loss").map(|p| p.step).collect();
+    assert!(curve == [1, 2] && last(&measured.points, "initial_loss").value.is_finite(), "{curve:?}");
     let message = &heard.into_inner().unwrap()[0];
     for part in ["step 2: loss", "not finite", "has norm", "hint: lower train.lr"] {
         assert!(message.contains(part), "{message}");

@@ -50,6 +50,16 @@ pub trait Progress {
     /// The run goes on, or had ended, with steps that another device made: see [`Log::legs`].
     fn moved(&mut self, log: &Log);
 
+    /// The loss or gradient is no longer finite: an [`Error::Diverged`] says where, and what to try.
+    fn diverged(&mut self, error: &Error) {
+        let _ = error;
+    }
+
+    /// The run is taken up after so many steps made before, all of them if it had ended.
+    fn begun(&mut self, step: u64) {
+        let _ = step;
+    }
+
     /// The run starts over, and the checkpoint that was there is under this name.
     fn set_aside(&mut self, old: &Path) {
         let _ = old;
@@ -74,7 +84,7 @@ pub enum End {
     EarlyStop,
     /// The deadline passed; the run can be resumed.
     Deadline,
-    /// The loss or the gradient stopped being finite; only [`crate::train_all`] ends so.
+    /// The loss or the gradient stopped being finite; the log ends with that step and NaN as its evaluation.
     Diverged,
 }
 
@@ -97,8 +107,8 @@ pub struct Outcome {
 /// of so many tokens. The backend is left with the final state.
 ///
 /// # Errors
-/// [`Error::Diverged`] at a loss or gradient that is not finite, [`Error::Config`], [`Error::Source`],
-/// [`Error::Checkpoint`], [`Error::Backend`].
+/// [`Error::Config`], [`Error::Source`], [`Error::Checkpoint`], [`Error::Backend`]. A loss or gradient that is not finite
+/// ends the run with [`End::Diverged`], and [`Progress::diverged`] hears of it.
 pub fn train(
     backend: &mut dyn Backend,
     record: &dyn Fn(usize, usize) -> backend::Result<Tape>,
@@ -113,6 +123,7 @@ pub fn train(
     let (state, mut log) = start(&tape, &mut run)?;
     let (mut step, first) = (state.step, state.step);
     backend.load(state)?;
+    run.progress.begun(step);
 
     let solved = |log: &Log| config.early_stop.as_ref().is_some_and(|stop| log.solved_at(stop).is_some());
     let (mut is_solved, mut saved, mut training) = (solved(&log), (step, Instant::now()), Duration::ZERO);
@@ -147,13 +158,21 @@ pub fn train(
 
         step += 1;
         let started = Instant::now();
-        let [loss, grad_norm] = update(backend, &tape, source, config, step, &mut next)?;
+        let [loss, grad_norm] = match update(backend, &tape, source, config, step, &mut next) {
+            Err(error @ Error::Diverged { loss, grad_norm, .. }) => {
+                run.progress.diverged(&error);
+                log.push_step(step, loss, grad_norm, config.lr_at(step));
+                for metric in [Metric::EvalLoss, Metric::Accuracy, Metric::MacroAccuracy] {
+                    log.push(step, metric, f64::NAN);
+                }
+                return Ok(Outcome { log, step, end: End::Diverged, tokens_per_second: None, probed: Vec::new() });
+            }
+            made => made?,
+        };
         training += started.elapsed();
         run.progress.step(step, loss, rate(step, training));
         if config.logs(step) {
-            log.push(step, Metric::Loss, loss.into());
-            log.push(step, Metric::GradNorm, grad_norm.into());
-            log.push(step, Metric::Lr, config.lr_at(step));
+            log.push_step(step, loss, grad_norm, config.lr_at(step));
         }
         if config.evaluates(step) {
             let e = evaluate(backend, record, source, config.eval_examples, config.batch / config.accumulate)?;

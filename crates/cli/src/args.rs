@@ -62,7 +62,7 @@ pub struct Args {
 const AFTER: &str = "\
 The table goes to stdout, all else to stderr.
 Exit codes: 0 ok; 1 a claim is off; 2 usage, configuration or files; 3 device absent;
-4 stopped by --time-budget, go on with --resume.";
+4 incomplete: stopped by --time-budget, go on with --resume; or some rows do not run on the device.";
 
 /// A list of seeds.
 pub type Seeds = Vec<u64>;

@@ -20,6 +20,11 @@ pub trait Experiment {
     /// struct, then the checks on its values. Allocates and runs nothing.
     fn check(&self, row: &toml::Table) -> Result<(), Error>;
 
+    /// Refuses a row that the device, which is present, does not run: such rows are skipped. Runs nothing.
+    fn runs_on(&self, _row: &toml::Table, _device: &Device) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Measures one row over all its seeds. Returns every value with its step, so that the record has its curves; of
     /// each seed and metric the last step is the result. Equal configurations have equal results: a row whose
     /// configuration and seeds were measured under another id is copied, not measured again.

@@ -10,7 +10,7 @@
 //! | 1 | ran, a claim is off |
 //! | 2 | usage, configuration, or a file that cannot be read or written |
 //! | 3 | the device is absent |
-//! | 4 | stopped by `--time-budget`; `--resume` goes on |
+//! | 4 | incomplete: stopped by `--time-budget`, and `--resume` goes on; or some rows do not run on the device |
 //!
 //! Colour is never used, so `NO_COLOR` holds everywhere: words carry the verdicts.
 //!

@@ -11,6 +11,7 @@ use crate::state::State;
 use crate::{Error, listing, provenance};
 use report::paper::Item;
 use report::plan::{Plan, Row};
+use report::record::Device;
 use report::table::{Column, Table, build};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,7 @@ impl<'a> Session<'a> {
             device.name,
             device.kind
         ));
+        let (skipped, todo) = self.skip(rows, &device);
         let (mut state, old) = State::open(&out, self.args.resume)?;
         if let Some(old) = old {
             let old = old.file_name().unwrap_or_default().display();
@@ -87,10 +89,10 @@ impl<'a> Session<'a> {
         let (source, plan) = (provenance::source(), self.rows(scale, None)?);
         let kernels_sha256 = self.experiment.facts(&device).kernels_sha256;
         let place = Place { device: &device, threads, out: &out, source, kernels_sha256, plan: &plan };
-        if let Some(cost) = self.cost(scale, rows, &place, &state, golden) {
+        if let Some(cost) = self.cost(scale, &todo, &place, &state, golden) {
             self.say(&cost);
         }
-        let end = self.measure_all(rows, &place, &mut state);
+        let end = self.measure_all(&todo, &place, &mut state);
         // Whatever ended the measuring, what is finished becomes a record.
         let kept = kept(&place, &state);
         let measured = measured(&self.item, kept.iter().map(|(_, done)| done));
@@ -106,13 +108,30 @@ impl<'a> Session<'a> {
         self.say(&format!("files: {}", out.display()));
         self.hint(recorded.as_ref());
         match end {
-            End::Done => Ok(u8::from(table.is_off())),
+            End::Done if skipped.is_empty() => Ok(u8::from(table.is_off())),
+            End::Done => Err(Error::skipped(&skipped, &device.kind)),
             End::Stopped => {
-                let left = rows.iter().filter(|row| !kept.iter().any(|(done, _)| done.id == row.id)).count();
+                let left = todo.iter().filter(|row| !kept.iter().any(|(done, _)| done.id == row.id)).count();
                 let plural = if left == 1 { "row is" } else { "rows are" };
                 Err(Error::stopped().hint(format!("{left} {plural} left; the same command with --resume goes on")))
             }
         }
+    }
+
+    /// The rows that the device does not run, each told of in a line, and the others.
+    fn skip<'r>(&self, rows: &'r [Row], device: &Device) -> (Vec<&'r str>, Vec<Row>) {
+        let (mut skipped, mut todo) = (Vec::new(), Vec::new());
+        for row in rows {
+            match self.experiment.runs_on(&row.config, device) {
+                Ok(()) => todo.push(row.clone()),
+                Err(e) => {
+                    let remedy = e.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                    self.say(&format!("{} is skipped: {}{remedy}", row.id, e.message));
+                    skipped.push(row.id.as_str());
+                }
+            }
+        }
+        (skipped, todo)
     }
 
     /// The plan's rows with the seeds asked for.

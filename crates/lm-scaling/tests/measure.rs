@@ -226,6 +226,27 @@ fn rows_that_read_prepared_texts_are_known() {
     assert_eq!(changes.map(reads), [false, true, true]);
 }
 
+/// Known without a GPU, so that the other rows of a table go on.
+#[test]
+fn rows_of_ops_that_a_gpu_lacks_are_refused_there_alone() {
+    let device = |kind: &str| cli::Device { kind: kind.into(), name: "x".into(), threads: 1, driver: None, cuda: None };
+    let plan = report::plan::Plan::parse(include_str!("../../../reproduce/table-1/table-1.toml")).unwrap();
+    let table = lm_scaling::Table::one(&[]);
+    let refused = |kind: &str| {
+        let rows = plan.resolve("small", None).unwrap().into_iter();
+        let refusal = |row: &report::plan::Row| table.runs_on(&row.config, &device(kind)).err();
+        rows.filter_map(|row| refusal(&row).map(|e| (row.id.clone(), e))).collect::<Vec<_>>()
+    };
+    assert!(refused("cpu").is_empty());
+    let of_gpu = refused("cuda");
+    for (id, error) in &of_gpu {
+        let named = ["moe", "gated-deltanet", "mamba-2"].iter().any(|system| id.starts_with(system));
+        assert!(named && error.message.contains("is not on cuda yet"), "{id}: {}", error.message);
+        assert_eq!(error.hint.as_deref(), Some("run this model with --device cpu"));
+    }
+    assert!(!of_gpu.is_empty());
+}
+
 /// By hand and by the metric of a run.
 #[test]
 fn the_cost_of_a_row_is_known_beforehand() {

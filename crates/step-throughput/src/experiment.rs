@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use cli::{Device, DeviceArg, Error, Experiment, Facts, RowContext};
 use report::measured::Metric;
 
-use crate::{Row, Timing, flops_per_step, measure, peak_flops, peers};
+use crate::{Row, Timing, measure, model_flops, peak_flops, peers};
 
 /// The plan's text.
 pub fn plan() -> &'static str {
@@ -17,7 +17,7 @@ pub fn plan() -> &'static str {
 /// Training throughput: its plan is `reproduce/table-4/table-4.toml`.
 ///
 /// Metrics of a row: `tokens_per_second`, `ms_per_step`, `loss_of_throughput` (percent, against the same model without
-/// convolutions, timed in the same process), `parameters_m` and `mflop_per_token` ([`flops_per_step`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. With
+/// convolutions, timed in the same process), `parameters_m` and `mflop_per_token` ([`model_flops`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. With
 /// the times of `torch_step.py` as `--peer`, `peer_tokens_per_second` and `against_peer` too.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -52,10 +52,14 @@ impl Experiment for Table {
         cli::parse::<Row>(row)?.tape().map(drop).map_err(Error::config)
     }
 
-    /// The row's own steps: those of the model without convolutions, which rows share, are of another row.
+    fn runs_on(&self, row: &toml::Table, device: &Device) -> Result<(), Error> {
+        train::runs_on(&device.kind, &cli::parse::<Row>(row)?.tape().map_err(Error::config)?)
+    }
+
+    /// The row's own steps alone: the model without convolutions is timed once and shared.
     fn flops(&self, row: &toml::Table, _: Option<&Path>) -> Option<f64> {
         let row = cli::parse::<Row>(row).ok()?;
-        Some(flops_per_step(&row.tape().ok()?) * (row.warmup + row.steps) as f64)
+        Some(model_flops(&row.tape().ok()?) * (row.accumulate * (row.warmup + row.steps)) as f64)
     }
 
     fn seeded(&self) -> bool {
@@ -90,7 +94,7 @@ impl Experiment for Table {
         let tape = row.tape().map_err(Error::config)?;
         let mut values = vec![
             ("parameters_m", tape.parameter_count() as f64 / 1e6),
-            ("mflop_per_token", flops_per_step(&tape) / tape.tokens() as f64 / 1e6),
+            ("mflop_per_token", model_flops(&tape) / tape.tokens() as f64 / 1e6),
             ("tokens_per_second", timing.tokens_per_second),
             ("ms_per_step", timing.ms_per_step),
             ("loss_of_throughput", lost),
@@ -106,5 +110,22 @@ impl Experiment for Table {
         let (first, last) = timing.loss;
         ctx.progress.note(&format!("{:.2} ms a step, loss {first:.3} to {last:.3}", timing.ms_per_step));
         Ok(values.into_iter().map(|(name, value)| ctx.metric(0, row.steps as u64, name, value)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch taken in two passes is as much work as in one.
+    #[test]
+    fn what_a_row_costs_does_not_depend_on_its_passes() {
+        let row = report::plan::Plan::parse(plan()).unwrap().resolve("smoke", None).unwrap().remove(0);
+        let flops = |accumulate: i64| {
+            let mut config = row.config.clone();
+            config.insert("accumulate".into(), accumulate.into());
+            Table::default().flops(&config, None).unwrap()
+        };
+        assert_eq!(flops(1), flops(2));
     }
 }

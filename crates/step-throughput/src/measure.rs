@@ -6,7 +6,7 @@ use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, Init, ParamSpec, P
 
 use train::Parts;
 
-use crate::{Row, flops_per_step};
+use crate::{Row, model_flops};
 
 /// What a row's steps took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Timing {
     pub ms_per_step: f64,
     /// Tokens of a batch over that time.
     pub tokens_per_second: f64,
-    /// Floating-point operations a second: [`flops_per_step`] over that time.
+    /// Floating-point operations a second: [`model_flops`] over that time.
     pub flops_per_second: f64,
     /// Device memory in use after the steps, what other programs hold left out; none on the CPU.
     pub peak_gib: Option<f64>,
@@ -105,7 +105,7 @@ fn time(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     Ok(Timing {
         ms_per_step: seconds * 1e3,
         tokens_per_second: row.tokens() as f64 / seconds,
-        flops_per_second: row.accumulate as f64 * flops_per_step(&tape) / seconds,
+        flops_per_second: row.accumulate as f64 * model_flops(&tape) / seconds,
         peak_gib: before.zip(after).map(|(b, a)| b.saturating_sub(a) as f64 / (1u64 << 30) as f64),
         loss: (losses[0], losses[losses.len() - 1]),
     })

@@ -99,8 +99,11 @@ impl CudaBackend {
     }
 }
 
-/// Refuses a tape with an op that has no launch yet.
-pub(super) fn supported(tape: &Tape) -> Result<()> {
+/// Refuses a tape with an op that has no launch yet; asks no device.
+///
+/// # Errors
+/// [`Error::Backend`] naming the op.
+pub fn supported(tape: &Tape) -> Result<()> {
     for (i, op) in tape.ops().iter().enumerate() {
         match op {
             Op::Embedding { .. }

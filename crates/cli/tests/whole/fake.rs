@@ -24,6 +24,8 @@ struct Config {
     wait_s: f64,
     /// Operations of measuring it for one seed; without them nothing is trained.
     flops: Option<f64>,
+    /// An op that its device lacks.
+    op: Option<String>,
     /// `nan`, `error`, `metric`, `seed` or `twice`: what goes wrong.
     fail: Option<String>,
 }
@@ -72,6 +74,15 @@ impl Experiment for Fake {
 
     fn flops(&self, row: &toml::Table, _: Option<&Path>) -> Option<f64> {
         cli::parse::<Config>(row).ok()?.flops
+    }
+
+    fn runs_on(&self, row: &toml::Table, _: &Device) -> Result<(), Error> {
+        match cli::parse::<Config>(row)?.op {
+            Some(op) => {
+                Err(Error::config(format!("op 3, {op}, is not on cpu yet")).hint("run it with --device abacus"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn seeded(&self) -> bool {

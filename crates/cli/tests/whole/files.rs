@@ -203,6 +203,19 @@ fn what_a_run_costs_is_said_before_it_starts() {
 }
 
 #[test]
+fn rows_that_the_device_does_not_run_are_skipped_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = invoke(folder.path(), &with("op = \"moe\""), "");
+    let line = "varkey.headwise is skipped: op 3, moe, is not on cpu yet; run it with --device abacus\n";
+    assert!(done.stderr.contains(line) && done.stderr.contains("[3/3] varkey.lowrank accuracy"), "{}", done.stderr);
+    let end = "error: 1 row is skipped: not on cpu\nhint: --device cpu --rows varkey.headwise --out FOLDER runs it\n";
+    assert!(done.code == 4 && done.stderr.ends_with(end), "{}", done.stderr);
+    assert!(done.stdout.contains("claims: "), "the table is printed: {}", done.stdout);
+    assert_eq!(measured(folder.path()), [1, 1, 0, 1]);
+    assert_eq!(read(&folder.path().join(OUT)).unwrap().record.rows.len(), 3);
+}
+
+#[test]
 fn finished_rows_survive_a_failing_one() {
     let folder = tempfile::tempdir().unwrap();
     let failed = invoke(folder.path(), &with("fail = \"error\""), "");

@@ -154,6 +154,31 @@ fn a_run_that_diverges_says_where_and_shows_as_nan() {
     }
 }
 
+/// Through the command.
+#[test]
+fn the_record_of_a_diverged_run_says_where() {
+    const PLAN: &str = r#"
+        [base]
+        seeds = [3]
+        model = { vocab = 65, d_model = 16, layers = 1, heads = 2, ffn = 32 }
+        data = { text = "tinyshakespeare", context = 16 }
+        train = { steps = 12, batch = 4, lr = 1e30, eval_every = 5, eval_examples = 6 }
+        [scale.smoke]
+        [[row]]
+        id = "ROW"
+    "#;
+    let ours = report::plan::Plan::parse(lm_scaling::Table::nanogpt().plan()).unwrap();
+    let plan = PLAN.replace("ROW", &ours.resolve("smoke", None).unwrap()[0].id);
+    let table = lm_scaling::Table::new("nanogpt", plan.leak(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--out", folder.path().to_str().unwrap(), "-q"].map(String::from);
+    assert!(cli::run_with(&table, &flags, &mut Vec::new()) <= 1);
+    let run = report::record::read(folder.path()).unwrap();
+    let [remark] = &run.record.rows[0].remarks[..] else { panic!("{:?}", run.record.rows[0].remarks) };
+    assert!(remark.starts_with("seed 3 diverged at step 2: loss") && remark.contains("gradient norm"), "{remark}");
+    assert!(!remark.contains("hint"), "{remark}");
+}
+
 #[test]
 fn without_its_text_a_row_is_refused_or_counted() {
     let missing = json!({ "text": "no/such", "context": 16 });

@@ -58,8 +58,8 @@ impl<'a> Teller<'a> {
                 if !self.told.swap(true, Ordering::Relaxed) {
                     let old = old.file_name().unwrap_or_default().display();
                     progress.warn(&format!(
-                        "unfinished runs are set aside, as {old}; to go on with them, take .old-N out of their names \
-                         and give --resume"
+                        "checkpoints of an earlier start are set aside, the first as {old}; to go on from them, take \
+                         .old-N out of their names and give --resume"
                     ));
                 }
             }

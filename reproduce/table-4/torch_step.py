@@ -4,9 +4,9 @@
 torch.compile, bf16 autocast, flash attention, fused AdamW; the dynamic convolutions are the official Triton kernels of a clone
 of OliverSieberling/dynamic-conv1d: rank 15 and a bias, on Q, K and V or after every linear. Random tokens; no clipping.
 
-    python3 torch_step.py --kernels CLONE [--rows 300m.none,300m.qkv] > OUT/peer.csv
+    python3 torch_step.py --kernels CLONE [--rows 300m.none,300m.qkv] > peer.csv
 
-Prints row,ms_per_step,tokens_per_second,peak_gib: OUT is the folder given to reproduce-table-4 as --out, which reads it.
+Prints row,ms_per_step,tokens_per_second,peak_gib: the file is for reproduce-table-4 --peer peer.csv.
 """
 import argparse
 import importlib

@@ -13,7 +13,7 @@
 //! | Mamba-2's recurrence, D columns, state S | `4 N S D`, the same |
 //!
 //! Norms, activations, positions, sums and the loss count nothing. Training a step takes three forward passes' worth:
-//! one forward and two backward. The update is left out.
+//! one forward and two backward. The update is left out. What utilisation (MFU) counts is less: `step_throughput::model_flops`.
 
 use crate::op::{Filter, Op};
 use crate::tape::Tape;

@@ -12,7 +12,7 @@ pub struct Args {
     /// the largest recorded]
     #[arg(long, value_name = "SCALE")]
     pub scale: Option<String>,
-    /// Where to run: auto, cpu, dfdx (the reference backend), cuda or cuda:N
+    /// Where to run: auto (the CPU), cpu, dfdx (the reference backend), cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceArg::parse)]
     pub device: DeviceArg,
     /// The seeds, as a count (5 is 0 to 4) or a list (0,3,7); a list of one ends with a comma (3,) [default: the plan's]
@@ -42,7 +42,7 @@ pub struct Args {
     /// Stop in time, with exit code 4: 90s, 9m or 1.5h
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub time_budget: Option<Duration>,
-    /// CPU threads [default: all cores]
+    /// CPU threads; as many seeds train side by side, on a GPU too [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Print the resolved configuration of every row and stop
@@ -62,7 +62,7 @@ pub struct Args {
 const AFTER: &str = "\
 The table goes to stdout, all else to stderr.
 Exit codes: 0 ok; 1 a claim is off; 2 usage, configuration or files; 3 device absent;
-4 stopped by --time-budget, go on with --resume.";
+4 incomplete: stopped by --time-budget, go on with --resume; or some rows do not run on the device.";
 
 /// A list of seeds.
 pub type Seeds = Vec<u64>;
@@ -70,7 +70,7 @@ pub type Seeds = Vec<u64>;
 /// What `--device` asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceArg {
-    /// The fastest device that is present.
+    /// The first kind that the experiment runs on: the CPU.
     Auto,
     /// The embedded CPU backend.
     Cpu,

@@ -4,7 +4,7 @@
 //! own: that of the same row where it has one (small models run at lower rates), else of all its rows together. Without
 //! such a record the rate is [`rough`].
 
-use crate::measuring::same;
+use crate::measuring::{Place, same};
 use crate::progress::duration;
 use crate::records::{Recorded, find};
 use crate::session::Session;
@@ -37,17 +37,17 @@ impl Session<'_> {
         &self,
         scale: &str,
         rows: &[Row],
-        device: &Device,
+        place: &Place,
         state: &State,
         golden: Option<&Path>,
     ) -> Option<String> {
-        let data = self.data();
+        let (device, data) = (place.device, self.data());
         let flops = |config: &toml::Table| self.experiment.flops(config, data.as_deref());
         let mut work = Vec::new();
-        for (place, row) in rows.iter().enumerate() {
+        for (index, row) in rows.iter().enumerate() {
             // Measured before, or copied from a row of the same configuration.
             let twin = |other: &Row| other.config_sha256 == row.config_sha256 && other.seeds == row.seeds;
-            if state.rows.iter().any(|done| same(done, row, device)) || rows[..place].iter().any(twin) {
+            if state.rows.iter().any(|done| same(done, row, place)) || rows[..index].iter().any(twin) {
                 continue;
             }
             let runs = row.seeds.len();

@@ -9,6 +9,8 @@ pub enum Kind {
     Device,
     /// Stopped by the time budget: exit code 4.
     Stopped,
+    /// Finished but for rows that the device does not run: exit code 4.
+    Skipped,
 }
 
 /// An error with the remedy that is printed after it as `hint:`.
@@ -39,6 +41,15 @@ impl Error {
         Error { kind: Kind::Stopped, message: "stopped by --time-budget".into(), hint: None }
     }
 
+    /// Rows that the device does not run.
+    pub(crate) fn skipped(rows: &[&str], kind: &str) -> Error {
+        let (plural, them) = if rows.len() == 1 { ("row is", "it") } else { ("rows are", "them") };
+        let message = format!("{} {plural} skipped: not on {kind}", rows.len());
+        // In a folder of their own: a record is of one device.
+        let hint = format!("--device cpu --rows {} --out FOLDER runs {them}", rows.join(","));
+        Error { kind: Kind::Skipped, message, hint: Some(hint) }
+    }
+
     /// The same error with a remedy.
     pub fn hint(mut self, hint: impl ToString) -> Error {
         self.hint = Some(hint.to_string());
@@ -50,7 +61,7 @@ impl Error {
         match self.kind {
             Kind::Config => 2,
             Kind::Device => 3,
-            Kind::Stopped => 4,
+            Kind::Stopped | Kind::Skipped => 4,
         }
     }
 

@@ -20,6 +20,11 @@ pub trait Experiment {
     /// struct, then the checks on its values. Allocates and runs nothing.
     fn check(&self, row: &toml::Table) -> Result<(), Error>;
 
+    /// Refuses a row that the device, which is present, does not run: such rows are skipped. Runs nothing.
+    fn runs_on(&self, _row: &toml::Table, _device: &Device) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Measures one row over all its seeds. Returns every value with its step, so that the record has its curves; of
     /// each seed and metric the last step is the result. Equal configurations have equal results: a row whose
     /// configuration and seeds were measured under another id is copied, not measured again.
@@ -31,8 +36,24 @@ pub trait Experiment {
         None
     }
 
+    /// Whether a row's seeds are what they say: repetitions with other numbers. Of an item that only times, the plan's one
+    /// seed is all there is, and `--seeds` is refused.
+    fn seeded(&self) -> bool {
+        true
+    }
+
     /// What the record says of the arithmetic and the data on a device.
     fn facts(&self, device: &Device) -> Facts;
+
+    /// What the file of `--peer` holds, as `--help` says it; without one the item has no such flag.
+    fn peer(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether a row reads from the folder of prepared texts, so that the record's command names one.
+    fn reads_data(&self, _row: &toml::Table) -> bool {
+        false
+    }
 
     /// The device kinds it runs on, the default first.
     fn device_kinds(&self) -> &[&str] {
@@ -74,6 +95,8 @@ pub struct RowContext<'a> {
     pub out: &'a Path,
     /// The folder of prepared texts, if one is named.
     pub data: Option<&'a Path>,
+    /// The file of `--peer`, if one is named.
+    pub peer: Option<&'a Path>,
     /// Whether to go on from such checkpoints.
     pub resume: bool,
     /// Whether to leave them there when the row is done.

@@ -10,7 +10,7 @@
 //! | 1 | ran, a claim is off |
 //! | 2 | usage, configuration, or a file that cannot be read or written |
 //! | 3 | the device is absent |
-//! | 4 | stopped by `--time-budget`; `--resume` goes on |
+//! | 4 | incomplete: stopped by `--time-budget`, and `--resume` goes on; or some rows do not run on the device |
 //!
 //! Colour is never used, so `NO_COLOR` holds everywhere: words carry the verdicts.
 //!
@@ -38,6 +38,7 @@
 //! ```
 
 mod args;
+mod aside;
 mod cost;
 mod device;
 mod error;
@@ -53,6 +54,7 @@ mod session;
 mod state;
 
 pub use args::{Args, DeviceArg, Format, Seeds};
+pub use aside::set_aside;
 pub use device::host as host_device;
 pub use error::{Error, Kind};
 pub use experiment::{Experiment, Facts, RowContext, parse};

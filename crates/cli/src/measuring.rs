@@ -8,12 +8,15 @@ use crate::{Error, Kind, provenance};
 use report::measured::{Measured, Metric};
 use report::plan::Row;
 use report::record::{Device, RowRecord, Run, RunRecord, SCHEMA, Source, split};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Names the folder of prepared texts where `--data` does not.
 const DATA_VARIABLE: &str = "DYNCONV_DATA";
+
+/// Seconds in a row that is not finished below which a process has done nothing: it was refused something.
+const WORTH_KEEPING: f64 = 0.1;
 
 /// Where and from which source rows are measured.
 pub(crate) struct Place<'a> {
@@ -25,6 +28,10 @@ pub(crate) struct Place<'a> {
     pub(crate) out: &'a Path,
     /// The source.
     pub(crate) source: Source,
+    /// Hash of the GPU kernels' source, where any run.
+    pub(crate) kernels_sha256: Option<String>,
+    /// Every row of the scale, with the seeds asked for.
+    pub(crate) plan: &'a [Row],
 }
 
 /// How the measuring ended.
@@ -43,13 +50,13 @@ impl Session<'_> {
         let deadline = self.args.time_budget.map(|budget| self.started + budget);
         for (index, row) in rows.iter().enumerate() {
             let label = format!("[{}/{}] {}", index + 1, rows.len(), row.id);
-            let before = |done: &&Finished| done.head.row == row.id && same(done, row, device);
+            let before = |done: &&Finished| done.head.row == row.id && same(done, row, place);
             if let Some(done) = state.rows.iter().find(before) {
                 self.say(&format!("{label} finished before{}", elsewhere(done, &place.source)));
                 continue;
             }
-            let progress = Progress::new(label, self.args.quiet, self.args.verbose);
-            let copied = state.rows.iter().find(|done| same(done, row, device)).cloned();
+            let progress = Progress::new(label.clone(), self.args.quiet, self.args.verbose);
+            let copied = state.rows.iter().find(|done| same(done, row, place)).cloned();
             if let Some(done) = copied {
                 let result = format!("copied from {}, the same configuration", done.head.row);
                 state.push(renamed(done, &row.id))?;
@@ -58,6 +65,11 @@ impl Session<'_> {
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(End::Stopped);
+            }
+            let before = |done: &&Finished| done.head.row == row.id && same_settings(&done.head, row, device);
+            if let Some(done) = state.rows.iter().rev().find(before) {
+                let kernels = short(done.head.kernels_sha256.as_deref());
+                self.say(&format!("{label} was measured with other kernels, {kernels}: it is measured again"));
             }
             let ctx = RowContext {
                 row: &row.id,
@@ -68,35 +80,45 @@ impl Session<'_> {
                 threads: place.threads,
                 out: place.out,
                 data: data.as_deref(),
+                peer: self.peer.as_deref(),
                 resume: self.args.resume,
                 keep_checkpoints: self.args.keep_checkpoints,
                 deadline,
                 progress: &progress,
             };
             let began = Instant::now();
-            let points = match self.experiment.measure(&ctx) {
-                Err(e) if e.kind == Kind::Stopped => {
-                    progress.finish("stopped");
-                    return Ok(End::Stopped);
-                }
-                Err(e) => {
-                    progress.finish("failed");
-                    return Err(Error { message: format!("row {}: {}", row.id, e.message), ..e });
-                }
-                Ok(points) => points,
-            };
-            self.refuse_wrong(row, &points)?;
-            let (metrics, curve) = split(&points);
-            let head = Head {
+            let measured = self.experiment.measure(&ctx);
+            let mut head = Head {
                 row: row.id.clone(),
                 seeds: row.seeds.clone(),
                 device: device_id(device),
                 config_sha256: row.config_sha256.clone(),
                 git_rev: place.source.git_rev.clone(),
+                dirty: place.source.dirty,
+                kernels_sha256: place.kernels_sha256.clone(),
                 wall_s: began.elapsed().as_secs_f64(),
                 remarks: progress.remarks(),
                 data_sha256: self.experiment.facts(device).data_sha256,
             };
+            let points = match measured {
+                Err(e) => {
+                    let stopped = e.kind == Kind::Stopped;
+                    progress.finish(if stopped { "stopped" } else { "failed" });
+                    if head.wall_s >= WORTH_KEEPING {
+                        state.push_part(head)?;
+                    }
+                    if stopped {
+                        return Ok(End::Stopped);
+                    }
+                    return Err(Error { message: format!("row {}: {}", row.id, e.message), ..e });
+                }
+                Ok(points) => points,
+            };
+            self.refuse_wrong(row, &points)?;
+            state.parts(row).for_each(|part| head.add(part));
+            let kept = kept(place, state);
+            data_read(kept.iter().map(|(_, done)| &done.head).filter(|done| done.row != row.id).chain([&head]))?;
+            let (metrics, curve) = split(&points);
             progress.finish(&self.result(&row.id, &metrics));
             state.push(Finished { head, metrics, curve })?;
         }
@@ -129,10 +151,14 @@ impl Session<'_> {
         match wrong {
             None => Ok(()),
             Some(what) => {
+                let error = Error::config(format!("row {}: the experiment returned {what}", row.id));
+                if points.iter().all(|p| self.item.metric(&p.metric).is_some()) {
+                    return Err(
+                        error.hint("this is a fault of the experiment's code: see `Experiment::measure` in crates/cli")
+                    );
+                }
                 let known: Vec<&str> = self.item.metrics.iter().map(|metric| metric.id.as_str()).collect();
-                let message = format!("row {}: the experiment returned {what}", row.id);
-                let hint = format!("the metrics of {} are {}", self.item.id, known.join(", "));
-                Err(Error::config(message).hint(hint))
+                Err(error.hint(format!("the metrics of {} are {}", self.item.id, known.join(", "))))
             }
         }
     }
@@ -145,12 +171,14 @@ impl Session<'_> {
     }
 
     /// The record of finished rows.
-    pub(crate) fn record(&self, scale: &str, place: &Place, kept: &[(Row, Finished)]) -> Run {
-        let mut facts = self.experiment.facts(place.device);
-        facts.data_sha256.extend(kept.iter().flat_map(|(_, done)| done.head.data_sha256.clone()));
+    pub(crate) fn record(&self, scale: &str, place: &Place, kept: &[(Row, Finished)]) -> Result<Run, Error> {
+        let heads = || kept.iter().map(|(_, done)| &done.head);
+        // Of a resumed run the rows may be of several sources: it is as clean as the least of them.
+        let dirty = heads().map(|head| head.dirty).chain([place.source.dirty]).reduce(least_clean).flatten();
         let mut seeds: Vec<u64> = kept.iter().flat_map(|(row, _)| row.seeds.clone()).collect();
         seeds.sort_unstable();
         seeds.dedup();
+        let reads_data = kept.iter().any(|(row, _)| self.experiment.reads_data(&row.config));
         let rows = kept.iter().map(|(row, done)| RowRecord {
             id: row.id.clone(),
             seeds: row.seeds.clone(),
@@ -160,36 +188,88 @@ impl Session<'_> {
             config: row.config.clone(),
             remarks: done.head.remarks.clone(),
         });
-        Run {
+        Ok(Run {
             record: RunRecord {
                 schema: SCHEMA,
                 item: self.item.id.clone(),
                 scale: scale.into(),
                 device: place.device.clone(),
-                source: place.source.clone(),
+                source: Source { dirty, ..place.source.clone() },
                 date: provenance::today(),
-                dtype: facts.dtype,
+                dtype: self.experiment.facts(place.device).dtype,
                 seeds,
-                command: provenance::command(&self.item.id, self.typed),
-                wall_s: kept.iter().map(|(_, done)| done.head.wall_s).sum(),
-                kernels_sha256: facts.kernels_sha256,
-                data_sha256: facts.data_sha256,
+                command: provenance::command(&self.item.id, self.typed, self.data().is_some() && reads_data),
+                wall_s: heads().map(|head| head.wall_s).sum(),
+                kernels_sha256: place.kernels_sha256.clone(),
+                data_sha256: data_read(heads())?,
                 rows: rows.collect(),
                 files: Default::default(),
             },
             metrics: kept.iter().flat_map(|(_, done)| done.metrics.clone()).collect(),
             curve: kept.iter().flat_map(|(_, done)| done.curve.clone()).collect(),
+        })
+    }
+}
+
+impl Head {
+    /// Adds what an earlier process did of the same row.
+    fn add(&mut self, part: &Head) {
+        self.wall_s += part.wall_s;
+        self.dirty = least_clean(self.dirty, part.dirty);
+        // A move to another device is remarked on where the run goes on.
+        let other_kernels = part.device == self.device && part.kernels_sha256 != self.kernels_sha256;
+        if other_kernels || part.git_rev != self.git_rev {
+            let kernels = if other_kernels { short(part.kernels_sha256.as_deref()) } else { "the same" };
+            let remark = format!("begun at commit {} with {kernels} kernels", part.git_rev);
+            if !self.remarks.contains(&remark) {
+                self.remarks.push(remark);
+            }
         }
     }
 }
 
+/// The worse of two states of a work tree: differing, not known, clean.
+fn least_clean(a: Option<bool>, b: Option<bool>) -> Option<bool> {
+    match (a, b) {
+        (Some(true), _) | (_, Some(true)) => Some(true),
+        (Some(false), Some(false)) => Some(false),
+        _ => None,
+    }
+}
+
+/// The data files that rows have read, each of one hash.
+fn data_read<'a>(heads: impl Iterator<Item = &'a Head>) -> Result<BTreeMap<String, String>, Error> {
+    let mut read: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for head in heads {
+        for (file, hash) in &head.data_sha256 {
+            let (first, row) = read.entry(file).or_insert((hash, &head.row));
+            if *first != hash {
+                let message = format!(
+                    "row {} has read {file} with sha256 {}, row {row} with {}",
+                    head.row,
+                    short(Some(hash)),
+                    short(Some(first))
+                );
+                return Err(Error::config(message)
+                    .hint("give the data of the rows measured before, or choose another --out folder for today's"));
+            }
+        }
+    }
+    Ok(read.into_iter().map(|(file, (hash, _))| (file.into(), hash.into())).collect())
+}
+
+/// The first digits of a hash.
+fn short(hash: Option<&str>) -> &str {
+    hash.map_or("unnamed", |hash| hash.get(..12).unwrap_or(hash))
+}
+
 /// The finished rows that are of today's plan, in its order.
-pub(crate) fn kept(rows: &[Row], device: &Device, state: &State) -> Vec<(Row, Finished)> {
+pub(crate) fn kept(place: &Place, state: &State) -> Vec<(Row, Finished)> {
     let finished = |row: &Row| {
-        let done = state.rows.iter().rev().find(|done| done.head.row == row.id && same(done, row, device))?;
+        let done = state.rows.iter().rev().find(|done| done.head.row == row.id && same(done, row, place))?;
         Some((row.clone(), done.clone()))
     };
-    rows.iter().filter_map(finished).collect()
+    place.plan.iter().filter_map(finished).collect()
 }
 
 /// Where a row was finished, if not at this commit.
@@ -201,11 +281,13 @@ fn device_id(device: &Device) -> String {
     format!("{}: {}", device.kind, device.name)
 }
 
-/// Whether a finished row is what the plan asks for today.
-pub(crate) fn same(done: &Finished, row: &Row, device: &Device) -> bool {
-    done.head.config_sha256 == row.config_sha256
-        && done.head.seeds == row.seeds
-        && done.head.device == device_id(device)
+/// Whether a finished row is what the plan asks for today, made with today's kernels.
+pub(crate) fn same(done: &Finished, row: &Row, place: &Place) -> bool {
+    same_settings(&done.head, row, place.device) && done.head.kernels_sha256 == place.kernels_sha256
+}
+
+fn same_settings(head: &Head, row: &Row, device: &Device) -> bool {
+    head.config_sha256 == row.config_sha256 && head.seeds == row.seeds && head.device == device_id(device)
 }
 
 /// A finished row under another id: the same numbers, no time of its own.

@@ -19,6 +19,8 @@ pub struct Progress {
     last_line: Mutex<Instant>,
     total: AtomicU64,
     done: AtomicU64,
+    /// Of the work done, what processes before this one did.
+    before: AtomicU64,
     remarks: Mutex<Vec<String>>,
 }
 
@@ -30,7 +32,7 @@ impl Progress {
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_prefix(label.clone());
             // A fixed template without colours; the default style is what a wrong one would leave.
-            match ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {eta} left {msg}") {
+            match ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len}{msg}") {
                 Ok(style) => bar.with_style(style.progress_chars("##-")),
                 Err(_) => bar,
             }
@@ -45,6 +47,7 @@ impl Progress {
             last_line: Mutex::new(now),
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            before: AtomicU64::new(0),
             remarks: Mutex::default(),
         }
     }
@@ -57,14 +60,18 @@ impl Progress {
         }
     }
 
+    /// Adds work that was done before this process: it counts as done, and the time left is not reckoned from it.
+    pub fn made_before(&self, units: u64) {
+        self.before.fetch_add(units, Ordering::Relaxed);
+        self.done.fetch_add(units, Ordering::Relaxed);
+    }
+
     /// Adds to the work done, and says how it stands in a few words (`loss 0.41`); empty for nothing to say.
     pub fn advance(&self, units: u64, status: &str) {
         let done = self.done.fetch_add(units, Ordering::Relaxed) + units;
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-            if !status.is_empty() {
-                bar.set_message(status.to_string());
-            }
+            bar.set_message(self.left(done) + &status_after(status));
         } else if !self.quiet && self.line_is_due() {
             say(&self.line(done, status));
         }
@@ -124,11 +131,25 @@ impl Progress {
 
     fn line(&self, done: u64, status: &str) -> String {
         let total = self.total.load(Ordering::Relaxed).max(done);
-        let left = self.started.elapsed().as_secs_f64() * (total - done) as f64 / done.max(1) as f64;
         let percent = 100 * done / total.max(1);
-        let status = if status.is_empty() { String::new() } else { format!(", {status}") };
-        format!("{} {done}/{total} ({percent} %), {} left{status}", self.label, duration(left))
+        format!("{} {done}/{total} ({percent} %){}{}", self.label, self.left(done), status_after(status))
     }
+
+    /// `, 12 min left` at the rate of this process; nothing before it has done any work.
+    fn left(&self, done: u64) -> String {
+        let total = self.total.load(Ordering::Relaxed).max(done);
+        match done.saturating_sub(self.before.load(Ordering::Relaxed)) {
+            0 => String::new(),
+            here => {
+                let left = self.started.elapsed().as_secs_f64() * (total - done) as f64 / here as f64;
+                format!(", {} left", duration(left))
+            }
+        }
+    }
+}
+
+fn status_after(status: &str) -> String {
+    if status.is_empty() { String::new() } else { format!(", {status}") }
 }
 
 /// A line on stderr; a closed stderr is no reason to stop a run.
@@ -155,6 +176,23 @@ mod tests {
         for (seconds, text) in [(3.44, "3.4 s"), (75.2, "75 s"), (600.0, "10 min"), (9000.0, "2.5 h")] {
             assert_eq!(duration(seconds), text);
         }
+    }
+
+    /// 9000 of 10,000 steps were made before; 50 since then took 10 s, so 950 more take 190 s.
+    #[test]
+    fn work_done_before_is_done_and_gives_no_rate() {
+        let mut progress = Progress::new("[1/1] a".into(), true, false);
+        progress.expect(10_000);
+        progress.made_before(9000);
+        progress.started -= Duration::from_secs(10);
+        let line = |progress: &Progress| progress.line(progress.done.load(Ordering::Relaxed), "");
+        assert_eq!(line(&progress), "[1/1] a 9000/10000 (90 %)");
+        progress.advance(50, "");
+        assert_eq!(line(&progress), "[1/1] a 9050/10000 (90 %), 3 min left");
+        // A seed that was complete.
+        progress.expect(10_000);
+        progress.made_before(10_000);
+        assert_eq!(line(&progress), "[1/1] a 19050/20000 (95 %), 3 min left");
     }
 
     #[test]

@@ -68,22 +68,33 @@ fn git(args: &[&str]) -> Option<String> {
 }
 
 /// Flags that change no number: with a value, and without.
-const WITH_VALUE: [&str; 4] = ["--out", "--time-budget", "--format", "--data"];
+const WITH_VALUE: [&str; 3] = ["--out", "--time-budget", "--format"];
 const ALONE: [&str; 6] = ["--resume", "--keep-checkpoints", "--quiet", "-q", "--verbose", "-v"];
+/// Flags whose values are places of this machine, and the word that stands for each.
+const PLACES: [(&str, &str); 2] = [("--data", "DATA"), ("--peer", "PEER.csv")];
 
-/// The command that measures the same again: the package, and the flags that change a number.
-pub(crate) fn command(item: &str, args: &[String]) -> String {
-    let mut flags = String::new();
+/// The command that measures the same again: the package, and the flags that change a number; `reads_data` says that it
+/// needs the folder of prepared texts, which may be named by the environment alone.
+pub(crate) fn command(item: &str, args: &[String], reads_data: bool) -> String {
+    let (mut flags, mut names_data) = (String::new(), false);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let name = arg.split('=').next().unwrap_or_default();
-        if WITH_VALUE.contains(&name) {
+        let place = PLACES.iter().find(|(flag, _)| *flag == name);
+        if let Some((flag, word)) = place {
+            flags += &format!(" {flag} {word}");
+            names_data |= *flag == "--data";
+        }
+        if place.is_some() || WITH_VALUE.contains(&name) {
             if name == arg {
                 args.next();
             }
         } else if !ALONE.contains(&arg.as_str()) {
             flags += &format!(" {}", quoted(arg));
         }
+    }
+    if reads_data && !names_data {
+        flags += " --data DATA";
     }
     let flags = if flags.is_empty() { flags } else { format!(" --{flags}") };
     format!("cargo run --release -p reproduce-{item}{flags}")
@@ -126,12 +137,28 @@ mod tests {
         let shown = command(
             "table-3",
             &args("--scale small --out /data/x --resume --time-budget 9m --format=json -v --seeds 3"),
+            false,
         );
         assert_eq!(shown, "cargo run --release -p reproduce-table-3 -- --scale small --seeds 3");
-        assert_eq!(command("table-3", &args("--out=/x")), "cargo run --release -p reproduce-table-3");
+        assert_eq!(command("table-3", &args("--out=/x"), false), "cargo run --release -p reproduce-table-3");
         assert_eq!(
-            command("x", &["--rows".into(), "a b".into()]),
+            command("x", &["--rows".into(), "a b".into()], false),
             "cargo run --release -p reproduce-x -- --rows 'a b'"
         );
+    }
+
+    #[test]
+    fn places_of_this_machine_are_words_in_the_command() {
+        for (typed, reads_data, flags) in [
+            (vec!["--data", "/mnt/a b", "--rows", "a"], true, " --data DATA --rows a"),
+            (vec!["--data=/mnt/a"], true, " --data DATA"),
+            (vec!["--rows", "a"], true, " --rows a --data DATA"),
+            (vec!["--peer", "/tmp/p.csv"], false, " --peer PEER.csv"),
+            (vec!["--peer=/tmp/p.csv", "-q"], false, " --peer PEER.csv"),
+        ] {
+            let typed: Vec<String> = typed.into_iter().map(String::from).collect();
+            let shown = command("x", &typed, reads_data);
+            assert_eq!(shown, format!("cargo run --release -p reproduce-x --{flags}"), "{typed:?}");
+        }
     }
 }

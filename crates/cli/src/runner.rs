@@ -5,11 +5,15 @@ use crate::args::Args;
 use crate::experiment::Experiment;
 use crate::output::print;
 use crate::session::Session;
-use clap::{CommandFactory, FromArgMatches};
+use clap::{Arg, CommandFactory, FromArgMatches, value_parser};
 use report::paper::Item;
 use report::plan::{Plan, Row};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// The flag of items that stand beside another implementation.
+const PEER: &str = "peer";
 
 /// Runs a reproduce binary on the flags of this process; see the crate's table of exit codes.
 pub fn run(experiment: &dyn Experiment) -> ExitCode {
@@ -21,10 +25,19 @@ pub fn run(experiment: &dyn Experiment) -> ExitCode {
 pub fn run_with(experiment: &dyn Experiment, args: &[String], stdout: &mut dyn Write) -> u8 {
     let name = format!("reproduce-{}", experiment.item());
     let done = report::paper::item(experiment.item()).map_err(Error::from).and_then(|item| {
-        let command = Args::command().name(name.clone()).bin_name(name.clone()).about(item.title.clone());
+        let mut command = Args::command().name(name.clone()).bin_name(name.clone()).about(item.title.clone());
+        if let Some(help) = experiment.peer() {
+            let file = value_parser!(PathBuf);
+            command =
+                command.arg(Arg::new(PEER).long(PEER).value_name("FILE").help(help.to_string()).value_parser(file));
+        }
         let typed = std::iter::once(&name).chain(args);
-        match command.try_get_matches_from(typed).and_then(|matches| Args::from_arg_matches(&matches)) {
-            Ok(parsed) => Session::new(experiment, item, parsed, args)?.go(stdout),
+        let parsed = command.try_get_matches_from(typed).and_then(|matches| {
+            let peer = experiment.peer().and_then(|_| matches.get_one(PEER).cloned());
+            Ok((Args::from_arg_matches(&matches)?, peer))
+        });
+        match parsed {
+            Ok((parsed, peer)) => Session::new(experiment, item, parsed, peer, args)?.go(stdout),
             Err(e) if e.use_stderr() => {
                 let _ = e.print();
                 Ok(2)

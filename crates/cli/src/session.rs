@@ -11,6 +11,7 @@ use crate::state::State;
 use crate::{Error, listing, provenance};
 use report::paper::Item;
 use report::plan::{Plan, Row};
+use report::record::Device;
 use report::table::{Column, Table, build};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub(crate) struct Session<'a> {
     pub(crate) item: Item,
     plan: Plan,
     pub(crate) args: Args,
+    pub(crate) peer: Option<PathBuf>,
     pub(crate) typed: &'a [String],
     pub(crate) started: Instant,
 }
@@ -31,10 +33,11 @@ impl<'a> Session<'a> {
         experiment: &'a dyn Experiment,
         item: Item,
         args: Args,
+        peer: Option<PathBuf>,
         typed: &'a [String],
     ) -> Result<Self, Error> {
         let plan = Plan::parse(experiment.plan())?;
-        Ok(Session { experiment, item, plan, args, typed, started: Instant::now() })
+        Ok(Session { experiment, item, plan, args, peer, typed, started: Instant::now() })
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -75,19 +78,25 @@ impl<'a> Session<'a> {
             device.name,
             device.kind
         ));
-        let (mut state, set_aside) = State::open(&out, self.args.resume)?;
-        if set_aside {
-            self.say("the finished rows of an earlier run are set aside in state.old.jsonl; --resume would keep them");
+        let (skipped, todo) = self.skip(rows, &device);
+        let (mut state, old) = State::open(&out, self.args.resume)?;
+        if let Some(old) = old {
+            let old = old.file_name().unwrap_or_default().display();
+            self.say(&format!(
+                "the rows of an earlier run are set aside in {old}; to keep them, name it state.jsonl and give --resume"
+            ));
         }
-        if let Some(cost) = self.cost(scale, rows, &device, &state, golden) {
+        let (source, plan) = (provenance::source(), self.rows(scale, None)?);
+        let kernels_sha256 = self.experiment.facts(&device).kernels_sha256;
+        let place = Place { device: &device, threads, out: &out, source, kernels_sha256, plan: &plan };
+        if let Some(cost) = self.cost(scale, &todo, &place, &state, golden) {
             self.say(&cost);
         }
-        let place = Place { device: &device, threads, out: &out, source: provenance::source() };
-        let end = self.measure_all(rows, &place, &mut state);
+        let end = self.measure_all(&todo, &place, &mut state);
         // Whatever ended the measuring, what is finished becomes a record.
-        let kept = kept(&self.rows(scale, None)?, &device, &state);
+        let kept = kept(&place, &state);
         let measured = measured(&self.item, kept.iter().map(|(_, done)| done));
-        report::record::write(&out, self.record(scale, &place, &kept))?;
+        report::record::write(&out, self.record(scale, &place, &kept)?)?;
         figures(&out, &self.item, &measured)?;
         let end = end?;
 
@@ -99,19 +108,42 @@ impl<'a> Session<'a> {
         self.say(&format!("files: {}", out.display()));
         self.hint(recorded.as_ref());
         match end {
-            End::Done => Ok(u8::from(table.is_off())),
+            End::Done if skipped.is_empty() => Ok(u8::from(table.is_off())),
+            End::Done => Err(Error::skipped(&skipped, &device.kind)),
             End::Stopped => {
-                let left = rows.iter().filter(|row| !kept.iter().any(|(done, _)| done.id == row.id)).count();
+                let left = todo.iter().filter(|row| !kept.iter().any(|(done, _)| done.id == row.id)).count();
                 let plural = if left == 1 { "row is" } else { "rows are" };
                 Err(Error::stopped().hint(format!("{left} {plural} left; the same command with --resume goes on")))
             }
         }
     }
 
+    /// The rows that the device does not run, each told of in a line, and the others.
+    fn skip<'r>(&self, rows: &'r [Row], device: &Device) -> (Vec<&'r str>, Vec<Row>) {
+        let (mut skipped, mut todo) = (Vec::new(), Vec::new());
+        for row in rows {
+            match self.experiment.runs_on(&row.config, device) {
+                Ok(()) => todo.push(row.clone()),
+                Err(e) => {
+                    let remedy = e.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                    self.say(&format!("{} is skipped: {}{remedy}", row.id, e.message));
+                    skipped.push(row.id.as_str());
+                }
+            }
+        }
+        (skipped, todo)
+    }
+
     /// The plan's rows with the seeds asked for.
     fn rows(&self, scale: &str, only: Option<&[String]>) -> Result<Vec<Row>, Error> {
         let mut rows = resolve(self.experiment, &self.item, &self.plan, scale, only)?;
         if let Some(seeds) = &self.args.seeds {
+            if !self.experiment.seeded() {
+                let message = format!("{} has times and no seeds", self.item.id);
+                return Err(
+                    Error::config(message).hint("leave out --seeds; a row's times are over its own repetitions")
+                );
+            }
             rows.iter_mut().for_each(|row| row.seeds.clone_from(seeds));
         }
         Ok(rows)

@@ -42,11 +42,12 @@ enum Command {
         #[arg(long)]
         resume: bool,
     },
-    /// Rebuild the book streams from a clone of github.com/mlschmitt/classic-books-markdown and check their hashes
+    /// Rebuild the book streams from a clone of github.com/mlschmitt/classic-books-markdown, at commit 944882722e9a, and
+    /// check their hashes
     PrepareBooks {
         /// The clone's folder
         clone: PathBuf,
-        /// The folder of the shards
+        /// The folder of the shards: DATA/books/tok16k, where DATA is what --data names afterwards
         #[arg(long)]
         out: PathBuf,
     },

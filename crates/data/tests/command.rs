@@ -58,23 +58,9 @@ fn settings_that_do_not_fit_are_refused_with_a_remedy() {
 #[test]
 fn help_tells_every_argument() {
     let folder = tempfile::tempdir().unwrap();
-    let out = run(folder.path(), &["prepare", "--help"]);
-    assert!(out.status.success());
-    insta::assert_snapshot!(text(&out.stdout), @r"
-    Turn text files into a folder of checked token shards
-
-    Usage: data prepare [OPTIONS] --tokenizer <TOKENIZER> --out <OUT> <INPUTS>...
-
-    Arguments:
-      <INPUTS>...  .txt, .jsonl (both also .xz, .gz, .zst) or .parquet files, which train
-
-    Options:
-          --tokenizer <TOKENIZER>  A tokenizer.json file, or bytes, r50k, cl100k
-          --out <OUT>              The folder of the shards
-          --val <VAL>              Files of the validation split, instead of a share of the inputs
-          --val-share <VAL_SHARE>  Share of the documents held out for validation [default: 0.01]
-          --field <FIELD>          Name of the text in a record [default: text]
-          --resume                 Keep the inputs that an earlier run has finished
-      -h, --help                   Print help
-    ");
+    for command in ["prepare", "prepare-books"] {
+        let out = run(folder.path(), &[command, "--help"]);
+        assert!(out.status.success());
+        insta::assert_snapshot!(format!("{command}-help"), text(&out.stdout));
+    }
 }

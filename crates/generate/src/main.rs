@@ -5,18 +5,18 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use data::text::Tokenizer;
 use generate::{Checkpoint, Error, Result, Sampler, Stream, generate, open};
 
 /// Go on from a prompt with the model of a checkpoint. Prompt and text go to stdout as they are drawn, all else to stderr.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, group(ArgGroup::new("start").required(true).args(["prompt", "ids"])))]
 struct Args {
-    /// The checkpoint, a safetensors file that training wrote.
+    /// The checkpoint of a run, which reproduce-* leaves with --keep-checkpoints: out/ITEM.SCALE/ROW.seed-0.safetensors.
     checkpoint: PathBuf,
     /// The prompt.
-    #[arg(long, required_unless_present = "ids", conflicts_with = "ids")]
+    #[arg(long)]
     prompt: Option<String>,
     /// The prompt as token ids; prints ids, and not the prompt.
     #[arg(long, value_delimiter = ',')]

@@ -1,6 +1,5 @@
 //! Table 2 as an experiment that a reproduce binary can run.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cli::{Device as Found, DeviceArg, Error, Experiment, Facts, Metric, RowContext};
@@ -8,7 +7,7 @@ use kernels::cuda::{CudaError, Device};
 
 use crate::case::Dtype;
 use crate::check;
-use crate::peer::{Peer, peers};
+use crate::peer::peers;
 use crate::row::Row;
 use crate::timing::{self, Times};
 
@@ -16,7 +15,6 @@ use crate::timing::{self, Times};
 /// that is off is an error, not a time.
 #[derive(Debug, Default)]
 pub struct Table {
-    peers: Vec<Peer>,
     /// The GPU, once it is open.
     gpu: Mutex<Option<Arc<Device>>>,
     /// Bytes per second of a copy on it, once it is measured.
@@ -24,27 +22,6 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table and the flags that remain: `--peer FILE` names the times of another implementation.
-    ///
-    /// # Errors
-    /// A file that is missing or does not read, with exit code 2.
-    pub fn from_flags(flags: impl Iterator<Item = String>) -> Result<(Self, Vec<String>), Error> {
-        let (mut table, mut rest) = (Self::default(), Vec::new());
-        let mut flags = flags;
-        while let Some(flag) = flags.next() {
-            let path = match flag.strip_prefix("--peer") {
-                Some("") => flags.next().ok_or_else(|| Error::config("--peer needs a file"))?,
-                Some(rest) if rest.starts_with('=') => rest[1..].to_string(),
-                _ => {
-                    rest.push(flag);
-                    continue;
-                }
-            };
-            table.peers = peers(&PathBuf::from(path)).map_err(Error::config)?;
-        }
-        Ok((table, rest))
-    }
-
     fn copy_rate(&self, device: &Device) -> Result<f64, Error> {
         let mut known = self.copy_rate.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(rate) = *known {
@@ -112,6 +89,10 @@ impl Experiment for Table {
         cli::parse::<Row>(row)?.check().map_err(Error::config)
     }
 
+    fn seeded(&self) -> bool {
+        false
+    }
+
     fn facts(&self, device: &Found) -> Facts {
         let gpu = device.kind == "cuda";
         let dtype = if gpu { "bf16" } else { "f32" };
@@ -120,6 +101,10 @@ impl Experiment for Table {
             kernels_sha256: gpu.then(kernels::cuda::short_conv::source_hash),
             ..Facts::default()
         }
+    }
+
+    fn peer(&self) -> Option<&str> {
+        Some("Times of the official kernels on the same machine, written by kernels/peer_bench.py, to put beside ours")
     }
 
     fn device_kinds(&self) -> &[&str] {
@@ -140,6 +125,7 @@ impl Experiment for Table {
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
         let row: Row = ctx.parse()?;
+        let peers = ctx.peer.map(peers).transpose().map_err(Error::config)?.unwrap_or_default();
         let gpu = self.gpu.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (dtype, (error, times, rate)) = match &gpu {
             Some(device) => (Dtype::Bf16, self.on_gpu(device, &row)?),
@@ -174,12 +160,12 @@ impl Experiment for Table {
         if let Some((forward, both)) = &times.plain {
             values.extend([("fwd_bwd", both.median / 1e3), ("bwd", (both.median - forward.median) / 1e3)]);
         }
-        if let (true, Some(peer)) = (gpu.is_some(), self.peers.iter().find(|peer| peer.case == ctx.row)) {
+        if let (true, Some(peer)) = (gpu.is_some(), peers.iter().find(|peer| peer.case == ctx.row)) {
             values.extend([("peer_fwd_us", peer.forward), ("peer_fwdbwd_us", peer.both)]);
             values.push(("fwd_over_peer", peer.forward / forward.median));
             values.extend(times.both.as_ref().map(|both| ("fwdbwd_over_peer", peer.both / both.median)));
         }
-        let [seed, ..] = ctx.seeds else { return Err(Error::config("no seed").hint("--seeds 1")) };
+        let [seed, ..] = ctx.seeds else { return Err(Error::config("no seed").hint("give the plan seeds = 1")) };
         Ok(values.into_iter().map(|(name, value)| ctx.metric(*seed, 0, name, value)).collect())
     }
 }
@@ -187,20 +173,6 @@ impl Experiment for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn flags(list: &[&str]) -> Result<(Table, Vec<String>), Error> {
-        Table::from_flags(list.iter().map(|flag| flag.to_string()))
-    }
-
-    #[test]
-    fn the_peer_is_taken_out_of_the_flags() {
-        assert_eq!(flags(&["--scale", "small", "-q"]).unwrap().1, ["--scale", "small", "-q"]);
-        for list in [vec!["--peer", "/nowhere.csv"], vec!["--peer=/nowhere.csv"]] {
-            let error = flags(&list).unwrap_err();
-            assert!(error.exit_code() == 2 && error.message.contains("/nowhere.csv"), "{}", error.message);
-        }
-        assert!(flags(&["--peer"]).is_err());
-    }
 
     #[test]
     fn a_gpu_that_is_absent_is_said_with_a_remedy() {

@@ -70,10 +70,19 @@ impl Experiment for Table {
         }
     }
 
+    fn runs_on(&self, row: &toml::Table, device: &Host) -> Result<(), cli::Error> {
+        let tape = cli::parse::<Row>(row)?.model.record(1, 1).map_err(cli::Error::config)?;
+        train::runs_on(&device.kind, &tape)
+    }
+
     fn flops(&self, row: &toml::Table, data: Option<&Path>) -> Option<f64> {
         let row = cli::parse::<Row>(row).ok()?;
         let counted = row.without_data == WithoutData::Count && !row.data.is_at_hand(data);
         if counted { None } else { row.training_flops(row.train.steps).ok() }
+    }
+
+    fn reads_data(&self, row: &toml::Table) -> bool {
+        cli::parse::<Row>(row).is_ok_and(|row| !row.data.is_at_hand(None) || !row.probe.is_empty())
     }
 
     fn facts(&self, device: &Host) -> Facts {

@@ -146,10 +146,37 @@ fn a_run_that_diverges_says_where_and_shows_as_nan() {
     let row = row(json!({ "train": { "lr": 1e30 } }));
     let measured = measured(&row, &[0], None, &options(), &listen).unwrap();
     assert!(last(&measured.points, "ppl").value.is_nan() && last(&measured.points, "best_loss").value.is_nan());
+    let curve: Vec<u64> = measured.points.iter().filter(|p| p.metric == "train_loss").map(|p| p.step).collect();
+    assert!(curve == [1, 2] && last(&measured.points, "initial_loss").value.is_finite(), "{curve:?}");
     let message = &heard.into_inner().unwrap()[0];
     for part in ["step 2: loss", "not finite", "has norm", "hint: lower train.lr"] {
         assert!(message.contains(part), "{message}");
     }
+}
+
+/// Through the command.
+#[test]
+fn the_record_of_a_diverged_run_says_where() {
+    const PLAN: &str = r#"
+        [base]
+        seeds = [3]
+        model = { vocab = 65, d_model = 16, layers = 1, heads = 2, ffn = 32 }
+        data = { text = "tinyshakespeare", context = 16 }
+        train = { steps = 12, batch = 4, lr = 1e30, eval_every = 5, eval_examples = 6 }
+        [scale.smoke]
+        [[row]]
+        id = "ROW"
+    "#;
+    let ours = report::plan::Plan::parse(lm_scaling::Table::nanogpt().plan()).unwrap();
+    let plan = PLAN.replace("ROW", &ours.resolve("smoke", None).unwrap()[0].id);
+    let table = lm_scaling::Table::new("nanogpt", plan.leak(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--out", folder.path().to_str().unwrap(), "-q"].map(String::from);
+    assert!(cli::run_with(&table, &flags, &mut Vec::new()) <= 1);
+    let run = report::record::read(folder.path()).unwrap();
+    let [remark] = &run.record.rows[0].remarks[..] else { panic!("{:?}", run.record.rows[0].remarks) };
+    assert!(remark.starts_with("seed 3 diverged at step 2: loss") && remark.contains("gradient norm"), "{remark}");
+    assert!(!remark.contains("hint"), "{remark}");
 }
 
 #[test]
@@ -214,6 +241,35 @@ fn a_probe_that_the_item_does_not_list_is_refused() {
     assert_eq!([checked("domains"), checked("blimp")], [Ok(()), Ok(())]);
     assert_eq!(checked("lambada"), Err("probe: it finds ppl_lambada, which is no metric of figure-scaling".into()));
     assert!(checked("blmip").unwrap_err().contains("unknown variant `blmip`"));
+}
+
+/// Of a text that is built in the command needs no folder, but its probes may.
+#[test]
+fn rows_that_read_prepared_texts_are_known() {
+    let reads = |change: Value| lm_scaling::Table::scaling().reads_data(&toml::Table::try_from(row(change)).unwrap());
+    let changes = [json!({}), json!({ "data": { "text": "books/tok16k" } }), json!({ "probe": ["domains"] })];
+    assert_eq!(changes.map(reads), [false, true, true]);
+}
+
+/// Known without a GPU, so that the other rows of a table go on.
+#[test]
+fn rows_of_ops_that_a_gpu_lacks_are_refused_there_alone() {
+    let device = |kind: &str| cli::Device { kind: kind.into(), name: "x".into(), threads: 1, driver: None, cuda: None };
+    let plan = report::plan::Plan::parse(include_str!("../../../reproduce/table-1/table-1.toml")).unwrap();
+    let table = lm_scaling::Table::one(&[]);
+    let refused = |kind: &str| {
+        let rows = plan.resolve("small", None).unwrap().into_iter();
+        let refusal = |row: &report::plan::Row| table.runs_on(&row.config, &device(kind)).err();
+        rows.filter_map(|row| refusal(&row).map(|e| (row.id.clone(), e))).collect::<Vec<_>>()
+    };
+    assert!(refused("cpu").is_empty());
+    let of_gpu = refused("cuda");
+    for (id, error) in &of_gpu {
+        let named = ["moe", "gated-deltanet", "mamba-2"].iter().any(|system| id.starts_with(system));
+        assert!(named && error.message.contains("is not on cuda yet"), "{id}: {}", error.message);
+        assert_eq!(error.hint.as_deref(), Some("run this model with --device cpu"));
+    }
+    assert!(!of_gpu.is_empty());
 }
 
 /// By hand and by the metric of a run.

@@ -4,7 +4,7 @@
 //! alone is measured here, on the trained model and held-out rows: how evenly the router spreads the tokens.
 
 use backend::Backend;
-use data::text::Corpus;
+use data::text::{Corpus, Documents};
 use lm_scaling::{CorpusSource, Row};
 use model::Mlp;
 use train::{Result, Source};
@@ -28,12 +28,22 @@ pub fn probe(row: &Row, corpus: &Corpus, backend: &mut dyn Backend) -> Result<Ve
     let Mlp::Moe(experts) = row.model.mlp else { return Ok(Vec::new()) };
     let count = ROWS.min(corpus.evaluation_rows() as usize);
     let refused = |source| train::Error::Source { what: format!("the first {count} evaluation rows"), source };
-    let batch = CorpusSource { corpus, seed: 0 }.eval(0, count).map_err(refused)?;
-    let tape = row.model.record(count, row.data.context)?;
-    let scores = backend.evaluate(&tape, &batch)?;
-    let choices = tape.tokens() * experts.top_k;
+    // A row of packed documents has a batch of its own.
+    let rows = if row.data.documents == Documents::Packed { 1 } else { count };
+    let tape = row.model.record(rows, row.data.context)?;
+    let (mut loads, mut aux): (Vec<Vec<usize>>, f64) = (Vec::new(), 0.0);
+    for first in (0..count).step_by(rows.max(1)) {
+        let batch = CorpusSource { corpus, seed: 0 }.eval(first, rows).map_err(refused)?;
+        let scores = backend.evaluate(&tape, &batch)?;
+        aux += f64::from(scores.aux) * rows as f64 / count as f64;
+        loads.resize(scores.load.len(), vec![0; experts.experts]);
+        for (tokens, more) in loads.iter_mut().flatten().zip(scores.load.iter().flatten()) {
+            *tokens += more;
+        }
+    }
+    let choices = count * row.data.context * experts.top_k;
     let (mut fullest, mut idle) = (0.0, 0);
-    for load in &scores.load {
+    for load in &loads {
         let routed: usize = load.iter().sum();
         if routed != choices {
             let what = format!("{routed} choices routed of {choices}");
@@ -45,8 +55,8 @@ pub fn probe(row: &Row, corpus: &Corpus, backend: &mut dyn Backend) -> Result<Ve
         fullest += most as f64 * load.len() as f64 / choices as f64;
         idle += load.iter().filter(|tokens| **tokens == 0).count();
     }
-    let layers = scores.load.len() as f64;
+    let layers = loads.len() as f64;
     let experts = layers * experts.experts as f64;
     let idle = idle as f64 / experts;
-    Ok(vec![("load_max", fullest / layers), ("idle_experts", idle), ("aux_loss", f64::from(scores.aux))])
+    Ok(vec![("load_max", fullest / layers), ("idle_experts", idle), ("aux_loss", aux)])
 }

@@ -25,6 +25,14 @@ impl Experiment for Figure {
         cli::parse::<Row>(row)?.check().map_err(cli::Error::config)
     }
 
+    fn runs_on(&self, row: &toml::Table, device: &Host) -> Result<(), cli::Error> {
+        let trials = cli::parse::<Row>(row)?.trials().map_err(cli::Error::config)?;
+        trials.iter().try_for_each(|trial| {
+            let tape = trial.row.model.record(1, trial.row.task.len()).map_err(cli::Error::config)?;
+            train::runs_on(&device.kind, &tape)
+        })
+    }
+
     fn flops(&self, row: &toml::Table, _: Option<&Path>) -> Option<f64> {
         let trials = cli::parse::<Row>(row).ok()?.trials().ok()?;
         let flops = |Row { task, model, train, .. }: &Row| {

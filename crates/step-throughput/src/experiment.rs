@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use cli::{Device, DeviceArg, Error, Experiment, Facts, RowContext};
 use report::measured::Metric;
 
-use crate::{Row, Timing, flops_per_step, measure, peak_flops, peers};
+use crate::{Row, Timing, measure, model_flops, peak_flops, peers};
 
 /// The plan's text.
 pub fn plan() -> &'static str {
@@ -17,8 +17,8 @@ pub fn plan() -> &'static str {
 /// Training throughput: its plan is `reproduce/table-4/table-4.toml`.
 ///
 /// Metrics of a row: `tokens_per_second`, `ms_per_step`, `loss_of_throughput` (percent, against the same model without
-/// convolutions, timed in the same process), `parameters_m` and `mflop_per_token` ([`flops_per_step`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. Where the
-/// run's folder holds a `peer.csv` written by `torch_step.py`, `peer_tokens_per_second` and `against_peer` too.
+/// convolutions, timed in the same process), `parameters_m` and `mflop_per_token` ([`model_flops`]), on a GPU `mfu` (percent of the datasheet's bf16 rate) and `peak_gib`. With
+/// the times of `torch_step.py` as `--peer`, `peer_tokens_per_second` and `against_peer` too.
 #[derive(Debug, Default)]
 pub struct Table {
     /// Times of models without convolutions, by their configuration.
@@ -26,14 +26,14 @@ pub struct Table {
 }
 
 impl Table {
-    fn baseline(&self, row: &Row, cuda: Option<usize>) -> Result<Timing, Error> {
+    fn baseline(&self, row: &Row, cuda: Option<usize>, threads: usize) -> Result<Timing, Error> {
         let row = row.without();
-        let key = format!("{row:?} {cuda:?}");
+        let key = format!("{row:?} {cuda:?} {threads}");
         let mut known = self.baselines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(timing) = known.get(&key) {
             return Ok(*timing);
         }
-        let timing = measure(&row, cuda).map_err(Error::config)?;
+        let timing = measure(&row, cuda, threads).map_err(Error::config)?;
         known.insert(key, timing);
         Ok(timing)
     }
@@ -52,15 +52,27 @@ impl Experiment for Table {
         cli::parse::<Row>(row)?.tape().map(drop).map_err(Error::config)
     }
 
-    /// The row's own steps: those of the model without convolutions, which rows share, are of another row.
+    fn runs_on(&self, row: &toml::Table, device: &Device) -> Result<(), Error> {
+        train::runs_on(&device.kind, &cli::parse::<Row>(row)?.tape().map_err(Error::config)?)
+    }
+
+    /// The row's own steps alone: the model without convolutions is timed once and shared.
     fn flops(&self, row: &toml::Table, _: Option<&Path>) -> Option<f64> {
         let row = cli::parse::<Row>(row).ok()?;
-        Some(flops_per_step(&row.tape().ok()?) * (row.warmup + row.steps) as f64)
+        Some(model_flops(&row.tape().ok()?) * (row.accumulate * (row.warmup + row.steps)) as f64)
+    }
+
+    fn seeded(&self) -> bool {
+        false
     }
 
     fn facts(&self, device: &Device) -> Facts {
         let (dtype, kernels_sha256) = train::arithmetic(device);
         Facts { dtype, kernels_sha256, ..Facts::default() }
+    }
+
+    fn peer(&self) -> Option<&str> {
+        Some("Times of PyTorch on the same machine, written by reproduce/table-4/torch_step.py, to put beside ours")
     }
 
     fn device_kinds(&self) -> &[&str] {
@@ -73,14 +85,16 @@ impl Experiment for Table {
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
         let row: Row = ctx.parse()?;
+        let peers = ctx.peer.map(peers).transpose().map_err(Error::config)?.unwrap_or_default();
         let cuda = (ctx.device.kind == "cuda").then_some(ctx.ordinal);
-        let baseline = self.baseline(&row, cuda)?;
-        let timing = if row == row.without() { baseline } else { measure(&row, cuda).map_err(Error::config)? };
+        let baseline = self.baseline(&row, cuda, ctx.threads)?;
+        let timing =
+            if row == row.without() { baseline } else { measure(&row, cuda, ctx.threads).map_err(Error::config)? };
         let lost = 100.0 * (1.0 - timing.tokens_per_second / baseline.tokens_per_second);
         let tape = row.tape().map_err(Error::config)?;
         let mut values = vec![
             ("parameters_m", tape.parameter_count() as f64 / 1e6),
-            ("mflop_per_token", flops_per_step(&tape) / tape.tokens() as f64 / 1e6),
+            ("mflop_per_token", model_flops(&tape) / tape.tokens() as f64 / 1e6),
             ("tokens_per_second", timing.tokens_per_second),
             ("ms_per_step", timing.ms_per_step),
             ("loss_of_throughput", lost),
@@ -89,7 +103,6 @@ impl Experiment for Table {
             values.extend(peak_flops(&ctx.device.name).map(|peak| ("mfu", 100.0 * timing.flops_per_second / peak)));
             values.extend(timing.peak_gib.map(|gib| ("peak_gib", gib)));
         }
-        let peers = peers(&ctx.out.join("peer.csv")).map_err(Error::config)?;
         if let Some(peer) = peers.iter().find(|peer| peer.row == ctx.row) {
             values.push(("peer_tokens_per_second", peer.tokens_per_second));
             values.push(("against_peer", timing.tokens_per_second / peer.tokens_per_second));
@@ -97,5 +110,22 @@ impl Experiment for Table {
         let (first, last) = timing.loss;
         ctx.progress.note(&format!("{:.2} ms a step, loss {first:.3} to {last:.3}", timing.ms_per_step));
         Ok(values.into_iter().map(|(name, value)| ctx.metric(0, row.steps as u64, name, value)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch taken in two passes is as much work as in one.
+    #[test]
+    fn what_a_row_costs_does_not_depend_on_its_passes() {
+        let row = report::plan::Plan::parse(plan()).unwrap().resolve("smoke", None).unwrap().remove(0);
+        let flops = |accumulate: i64| {
+            let mut config = row.config.clone();
+            config.insert("accumulate".into(), accumulate.into());
+            Table::default().flops(&config, None).unwrap()
+        };
+        assert_eq!(flops(1), flops(2));
     }
 }

@@ -1,11 +1,12 @@
-//! Operations of a training step, counted the same way for every model.
+//! The operations that utilisation (MFU) is reckoned from: those that the model's size demands.
 
 use backend::{Op, Tape};
 
-/// Floating-point operations of a step: twice the multiplications of every linear (generators of taps among them) and of causal
+/// Floating-point operations of a training step, as MFU counts them; what a training computes in all, convolutions among it, is
+/// [`Tape::flops`]. Twice the multiplications of every linear (generators of taps among them) and of causal
 /// attention's two products, forward; three times that with the backward. Convolutions, norms and the optimizer count for nothing,
 /// and so does what is computed again.
-pub fn flops_per_step(tape: &Tape) -> f64 {
+pub fn model_flops(tape: &Tape) -> f64 {
     let (n, len) = (tape.tokens() as f64, tape.seq_len() as f64);
     let forward: f64 = tape
         .ops()
@@ -37,6 +38,6 @@ mod tests {
         let tape = model.record(2, 32).unwrap();
         let weights = 3.0 * (4.0 * 256.0 + 3.0 * 640.0) + 1024.0;
         let tokens = 64.0;
-        assert_eq!(flops_per_step(&tape), 6.0 * weights * tokens + 3.0 * 6.0 * 16.0 * 32.0 * tokens);
+        assert_eq!(model_flops(&tape), 6.0 * weights * tokens + 3.0 * 6.0 * 16.0 * 32.0 * tokens);
     }
 }

@@ -10,7 +10,7 @@ mod peer;
 mod row;
 
 pub use experiment::{Table, plan};
-pub use flops::{flops_per_step, peak_flops};
+pub use flops::{model_flops, peak_flops};
 pub use measure::{Timing, backend, batch, measure, rule, state};
 pub use peer::{Peer, peers};
 pub use row::Row;

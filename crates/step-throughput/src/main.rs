@@ -18,6 +18,9 @@ struct Args {
     /// GPU to run on; the CPU if absent.
     #[arg(long)]
     cuda: Option<usize>,
+    /// CPU threads; all cores if absent.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
     /// Steps that are timed.
     #[arg(long)]
     steps: Option<usize>,
@@ -62,7 +65,8 @@ fn main() -> anyhow::Result<()> {
             let ordinal = args.cuda.context("--profile times launches of a GPU: give --cuda N")?;
             profile(&planned.id, &row, ordinal)?;
         } else {
-            let timing = measure(&row, args.cuda)?;
+            let threads = args.threads.map_or_else(rayon::current_num_threads, usize::from);
+            let timing = measure(&row, args.cuda, threads)?;
             let name =
                 args.cuda.map(kernels::cuda::Device::new).transpose()?.map_or("cpu".into(), |d| d.name().to_string());
             let mfu = peak_flops(&name).map_or("-".into(), |p| format!("{:.1}", 100.0 * timing.flops_per_second / p));

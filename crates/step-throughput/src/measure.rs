@@ -6,7 +6,7 @@ use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, Init, ParamSpec, P
 
 use train::Parts;
 
-use crate::{Row, flops_per_step};
+use crate::{Row, model_flops};
 
 /// What a row's steps took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Timing {
     pub ms_per_step: f64,
     /// Tokens of a batch over that time.
     pub tokens_per_second: f64,
-    /// Floating-point operations a second: [`flops_per_step`] over that time.
+    /// Floating-point operations a second: [`model_flops`] over that time.
     pub flops_per_second: f64,
     /// Device memory in use after the steps, what other programs hold left out; none on the CPU.
     pub peak_gib: Option<f64>,
@@ -67,11 +67,21 @@ pub fn state(tape: &Tape) -> State {
     State::new(Params { specs, values })
 }
 
-/// Times a row's steps.
+/// Times a row's steps on a GPU or, without an ordinal, on so many threads of the CPU.
 ///
 /// # Errors
-/// If the device is absent, fails or cannot hold the step.
-pub fn measure(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
+/// If the device is absent, fails or cannot hold the step, or the threads cannot be started.
+pub fn measure(row: &Row, cuda: Option<usize>, threads: usize) -> train::Result<Timing> {
+    Ok(if cuda.is_some() { time(row, cuda)? } else { with_threads(threads, || time(row, None))?? })
+}
+
+/// Calls on a pool of so many threads, which is the one that the CPU's kernels share their work out on.
+fn with_threads<T: Send>(threads: usize, call: impl FnOnce() -> T + Send) -> train::Result<T> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    Ok(pool.map_err(|e| train::Error::Threads { threads, what: e.to_string() })?.install(call))
+}
+
+fn time(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     let tape = row.tape()?;
     let parts = Parts::new(batch(row.tokens(), row.model.vocab), row.accumulate);
     let free = || -> backend::Result<Option<usize>> {
@@ -95,8 +105,25 @@ pub fn measure(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     Ok(Timing {
         ms_per_step: seconds * 1e3,
         tokens_per_second: row.tokens() as f64 / seconds,
-        flops_per_second: row.accumulate as f64 * flops_per_step(&tape) / seconds,
+        flops_per_second: row.accumulate as f64 * model_flops(&tape) / seconds,
         peak_gib: before.zip(after).map(|(b, a)| b.saturating_sub(a) as f64 / (1u64 << 30) as f64),
         loss: (losses[0], losses[losses.len() - 1]),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_pass_has_the_threads_asked_for() {
+        for threads in [1, 3] {
+            assert_eq!(with_threads(threads, rayon::current_num_threads).unwrap(), threads);
+        }
+        let row = include_str!("../../../reproduce/table-4/table-4.toml");
+        let row = report::plan::Plan::parse(row).unwrap().resolve("smoke", None).unwrap().remove(0);
+        let row: Row = row.config.try_into().unwrap();
+        let [one, two] = [1, 2].map(|threads| measure(&row, None, threads).unwrap());
+        assert_eq!(one.loss, two.loss, "the numbers do not depend on the threads");
+    }
 }

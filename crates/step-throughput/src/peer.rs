@@ -15,12 +15,12 @@ pub struct Peer {
     pub peak_gib: f64,
 }
 
-/// The lines of `row,ms_per_step,tokens_per_second,peak_gib`; none where there is no such file.
+/// The lines of `row,ms_per_step,tokens_per_second,peak_gib`.
 ///
 /// # Errors
-/// The line that does not read.
+/// The file or the line that does not read.
 pub fn peers(path: &Path) -> Result<Vec<Peer>, String> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("row,"));
     lines.map(|line| parse(line).ok_or_else(|| format!("{}: not a peer's line: {line}", path.display()))).collect()
 }
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn lines_are_read_and_a_bad_one_is_named() {
         let file = std::env::temp_dir().join(format!("peer-{}.csv", std::process::id()));
-        assert_eq!(peers(&file), Ok(Vec::new()));
+        assert!(peers(&file).unwrap_err().starts_with(&file.display().to_string()));
         std::fs::write(&file, "row,ms_per_step,tokens_per_second,peak_gib\n150m.none,75.8,432000,16.1\n").unwrap();
         let peer = Peer { row: "150m.none".into(), ms_per_step: 75.8, tokens_per_second: 432_000.0, peak_gib: 16.1 };
         assert_eq!(peers(&file), Ok(vec![peer]));

@@ -14,7 +14,7 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backend::{ParamSpec, Params, State};
@@ -187,6 +187,20 @@ fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<(SafeTensors<'a>, Meta)> {
 pub fn remove(path: &Path) -> Result<()> {
     sweep(path)?;
     remove_file(path)
+}
+
+/// Sets the checkpoint at `path` aside, if there is one, see [`cli::set_aside`], and removes what writes cut short have
+/// left beside it. Where it is then.
+pub(crate) fn set_aside(path: &Path) -> Result<Option<PathBuf>> {
+    sweep(path)?;
+    cli::set_aside(path).map_err(|e| {
+        let what = format!("cannot be renamed: {e}");
+        Error::Checkpoint {
+            path: path.into(),
+            what,
+            remedy: "go on from it with --resume, or choose another output folder",
+        }
+    })
 }
 
 /// Removes what writes cut short by a kill have left beside `path`: `.NAME.*.tmp`.

@@ -1,6 +1,6 @@
 //! Trainings under a reproduce binary: its flags as [`Options`], their events as its progress.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cli::RowContext;
 
@@ -23,31 +23,29 @@ impl Options {
 /// Passes the events of trainings that go side by side on to one progress bar.
 pub struct Teller<'a> {
     ctx: &'a RowContext<'a>,
-    /// Steps seen of each run; a run's total is expected at its first.
-    seen: Mutex<Vec<u64>>,
+    /// Whether a run was taken up: then the steps of all are expected.
+    begun: AtomicBool,
+    /// Whether checkpoints set aside are told of.
+    told: AtomicBool,
 }
 
 impl<'a> Teller<'a> {
     /// For a row.
     pub fn new(ctx: &'a RowContext<'a>) -> Self {
-        Self { ctx, seen: Mutex::new(Vec::new()) }
+        Self { ctx, begun: AtomicBool::new(false), told: AtomicBool::new(false) }
     }
 
     /// Passes an event on.
     pub fn hear(&self, event: Event<'_>) {
         let (progress, seed) = (self.ctx.progress, event.seed);
         match event.what {
-            What::Step { step, steps, loss, .. } => {
-                let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                if seen.is_empty() {
-                    seen.resize(event.runs, 0);
+            What::Begun { step, steps } => {
+                if !self.begun.swap(true, Ordering::Relaxed) {
                     progress.expect(steps * event.runs as u64);
                 }
-                let made = step - seen[event.run];
-                seen[event.run] = step;
-                drop(seen);
-                progress.advance(made, &format!("loss {loss:.3}"));
+                progress.made_before(step);
             }
+            What::Step { loss, .. } => progress.advance(1, &format!("loss {loss:.3}")),
             What::Evaluated { step, evaluation } => {
                 let (loss, accuracy) = (evaluation.loss, evaluation.accuracy);
                 progress.note(&format!("seed {seed}, step {step}: test loss {loss:.3}, accuracy {accuracy:.3}"));
@@ -55,7 +53,22 @@ impl<'a> Teller<'a> {
             What::Moved { log } => {
                 progress.remark(&format!("seed {seed} moved between devices: {}", log.made_where()));
             }
-            What::Diverged { error } => progress.warn(&format!("seed {seed} stopped at {error}")),
+            What::SetAside { old } => {
+                // One line a row: a grid has hundreds of checkpoints.
+                if !self.told.swap(true, Ordering::Relaxed) {
+                    let old = old.file_name().unwrap_or_default().display();
+                    progress.warn(&format!(
+                        "checkpoints of an earlier start are set aside, the first as {old}; to go on from them, take \
+                         .old-N out of their names and give --resume"
+                    ));
+                }
+            }
+            What::Diverged { error } => {
+                let error = error.to_string();
+                let (what, hint) = error.split_once('\n').unwrap_or((&error, ""));
+                progress.remark(&format!("seed {seed} diverged at {what}"));
+                progress.warn(hint);
+            }
         }
     }
 }

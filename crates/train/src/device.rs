@@ -1,6 +1,6 @@
 //! What runs the tapes of a training.
 
-use backend::{Backend, CpuBackend, CudaBackend, Precision};
+use backend::{Backend, CpuBackend, CudaBackend, Precision, Tape};
 use cli::DeviceArg;
 use reference::DfdxBackend;
 use report::record;
@@ -55,6 +55,18 @@ pub fn find(asked: DeviceArg, kinds: &[&str], threads: usize) -> Result<record::
     })?;
     let driver = std::fs::read_to_string("/sys/module/nvidia/version").ok().map(|text| text.trim().to_string());
     Ok(record::Device { kind: "cuda".into(), name, threads, driver, cuda: Some(cuda) })
+}
+
+/// Whether that kind of device runs a model's tape; asks no device.
+///
+/// # Errors
+/// The op that it does not run, with what to do.
+pub fn runs_on(kind: &str, tape: &Tape) -> Result<(), cli::Error> {
+    let supported = if kind == "cuda" { backend::supported_on_cuda(tape) } else { Ok(()) };
+    supported.map_err(|e| match e {
+        backend::Error::Backend { what, hint, .. } => cli::Error::config(what).hint(hint),
+        other => cli::Error::config(other),
+    })
 }
 
 /// The type of activations on a kind of device, and the hash of the kernels that run there.

@@ -2,7 +2,7 @@
 //!
 //! The numbers do not depend on how many run at a time, nor on the threads each has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use backend::{Backend, Tape};
 use serde_json::{Map, Value};
 
 use crate::{
-    Checkpoint, Device, End, Error, Evaluation, Log, Metric, Outcome, Point, Progress, Result, Run, Source,
-    TrainConfig, checkpoint, train,
+    Checkpoint, Device, End, Error, Evaluation, Log, Outcome, Progress, Result, Run, Source, TrainConfig, checkpoint,
+    train,
 };
 
 /// Time between two checkpoints of a run.
@@ -73,6 +73,13 @@ pub struct Event<'a> {
 /// What happened to a training.
 #[derive(Debug, Clone, Copy)]
 pub enum What<'a> {
+    /// It was taken up, from its start or from a checkpoint.
+    Begun {
+        /// Steps made before.
+        step: u64,
+        /// Steps of the whole run.
+        steps: u64,
+    },
     /// A step was made.
     Step {
         /// The step, counted from 1.
@@ -96,15 +103,19 @@ pub enum What<'a> {
         /// The log so far, which says what made which steps.
         log: &'a Log,
     },
-    /// Its loss or gradient is no longer finite; its metrics are NaN.
+    /// It starts over; the checkpoint that was there is kept under another name.
+    SetAside {
+        /// The path it has now.
+        old: &'a Path,
+    },
+    /// Its loss or gradient is no longer finite; what is evaluated is NaN.
     Diverged {
         /// Where, and what to try.
         error: &'a Error,
     },
 }
 
-/// Trains every job and returns their outcomes in order. One that diverges ends at that step with NaN as its
-/// evaluation. Each keeps a checkpoint in [`Options::out`]; see [`forget`].
+/// Trains every job and returns their outcomes in order. One that diverges ends at that step, see [`End::Diverged`]. Each keeps a checkpoint in [`Options::out`]; see [`forget`].
 ///
 /// # Errors
 /// The position of a job and why it failed: of several the first. Those not yet begun are left out.
@@ -142,27 +153,11 @@ fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outc
     let mut teller = Teller { steps: job.config.steps, tell };
     let run = Run { seed: job.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
     let mut backend = options.device.backend()?;
-    match train(&mut *backend, &job.record, job.source, job.config, run) {
-        Err(error @ Error::Diverged { step, .. }) => {
-            tell(What::Diverged { error: &error });
-            let nan = |metric| Point { step, metric, value: f64::NAN };
-            let points = [Metric::Accuracy, Metric::MacroAccuracy, Metric::EvalLoss].map(nan);
-            Ok(Outcome {
-                log: Log { points: points.into(), ..Log::default() },
-                step,
-                end: End::Diverged,
-                tokens_per_second: None,
-                probed: Vec::new(),
-            })
-        }
-        Ok(mut outcome) if outcome.end != End::Deadline => {
-            if let Some(probe) = job.probe {
-                outcome.probed = probe(&mut *backend)?;
-            }
-            Ok(outcome)
-        }
-        ended => ended,
+    let mut outcome = train(&mut *backend, &job.record, job.source, job.config, run)?;
+    if let (Some(probe), End::Steps | End::EarlyStop) = (job.probe, outcome.end) {
+        outcome.probed = probe(&mut *backend)?;
     }
+    Ok(outcome)
 }
 
 /// Passes a run's progress on.
@@ -182,6 +177,18 @@ impl Progress for Teller<'_> {
 
     fn moved(&mut self, log: &Log) {
         (self.tell)(What::Moved { log });
+    }
+
+    fn diverged(&mut self, error: &Error) {
+        (self.tell)(What::Diverged { error });
+    }
+
+    fn begun(&mut self, step: u64) {
+        (self.tell)(What::Begun { step, steps: self.steps });
+    }
+
+    fn set_aside(&mut self, old: &Path) {
+        (self.tell)(What::SetAside { old });
     }
 }
 

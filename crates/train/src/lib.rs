@@ -21,7 +21,7 @@ mod source;
 pub use checkpoint::{load, remove, save, stored_run};
 pub use command::Teller;
 pub use config::{EarlyStop, TrainConfig};
-pub use device::{Device, arithmetic, find as find_device};
+pub use device::{Device, arithmetic, find as find_device, runs_on};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use jobs::{Event, Job, Options, Probe, What, forget, train_all};

@@ -75,6 +75,13 @@ impl Log {
         self.points.push(Point { step, metric, value });
     }
 
+    /// A step's loss, gradient norm and rate.
+    pub(crate) fn push_step(&mut self, step: u64, loss: f32, grad_norm: f32, lr: f64) {
+        self.push(step, Metric::Loss, loss.into());
+        self.push(step, Metric::GradNorm, grad_norm.into());
+        self.push(step, Metric::Lr, lr);
+    }
+
     /// Notes that steps from this one on are made by `device`.
     pub(crate) fn made_by(&mut self, from: u64, device: &str) {
         if self.legs.last().is_none_or(|leg| leg.device != device) {

@@ -5,7 +5,7 @@
 //! and a run resumed from it goes on as if it had never stopped. On another device it goes on with other roundings; the
 //! log then says so.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use backend::{Backend, Params, State, Tape};
@@ -33,7 +33,7 @@ pub struct Checkpoint {
     pub path: PathBuf,
     /// Time between two writes. The last state is always written.
     pub every: Duration,
-    /// Whether to start from the file, if there is one; otherwise it is removed.
+    /// Whether to start from the file, if there is one; otherwise it is set aside under another name.
     pub resume: bool,
     /// What makes this run what it is: its configurations and seed. A file made by another is refused.
     pub run: Value,
@@ -49,6 +49,21 @@ pub trait Progress {
 
     /// The run goes on, or had ended, with steps that another device made: see [`Log::legs`].
     fn moved(&mut self, log: &Log);
+
+    /// The loss or gradient is no longer finite: an [`Error::Diverged`] says where, and what to try.
+    fn diverged(&mut self, error: &Error) {
+        let _ = error;
+    }
+
+    /// The run is taken up after so many steps made before, all of them if it had ended.
+    fn begun(&mut self, step: u64) {
+        let _ = step;
+    }
+
+    /// The run starts over, and the checkpoint that was there is under this name.
+    fn set_aside(&mut self, old: &Path) {
+        let _ = old;
+    }
 }
 
 /// Nobody listens.
@@ -69,7 +84,7 @@ pub enum End {
     EarlyStop,
     /// The deadline passed; the run can be resumed.
     Deadline,
-    /// The loss or the gradient stopped being finite; only [`crate::train_all`] ends so.
+    /// The loss or the gradient stopped being finite; the log ends with that step and NaN as its evaluation.
     Diverged,
 }
 
@@ -92,22 +107,23 @@ pub struct Outcome {
 /// of so many tokens. The backend is left with the final state.
 ///
 /// # Errors
-/// [`Error::Diverged`] at a loss or gradient that is not finite, [`Error::Config`], [`Error::Source`],
-/// [`Error::Checkpoint`], [`Error::Backend`].
+/// [`Error::Config`], [`Error::Source`], [`Error::Checkpoint`], [`Error::Backend`]. A loss or gradient that is not finite
+/// ends the run with [`End::Diverged`], and [`Progress::diverged`] hears of it.
 pub fn train(
     backend: &mut dyn Backend,
     record: &dyn Fn(usize, usize) -> backend::Result<Tape>,
     source: &dyn Source,
     config: &TrainConfig,
-    run: Run<'_>,
+    mut run: Run<'_>,
 ) -> Result<Outcome> {
     config.check()?;
     let mut tape = record(config.batch / config.accumulate, source.row_len())?;
     tape.set_recompute(config.recompute);
     let tape = tape;
-    let (state, mut log) = start(&tape, &run)?;
+    let (state, mut log) = start(&tape, &mut run)?;
     let (mut step, first) = (state.step, state.step);
     backend.load(state)?;
+    run.progress.begun(step);
 
     let solved = |log: &Log| config.early_stop.as_ref().is_some_and(|stop| log.solved_at(stop).is_some());
     let (mut is_solved, mut saved, mut training) = (solved(&log), (step, Instant::now()), Duration::ZERO);
@@ -142,13 +158,21 @@ pub fn train(
 
         step += 1;
         let started = Instant::now();
-        let [loss, grad_norm] = update(backend, &tape, source, config, step, &mut next)?;
+        let [loss, grad_norm] = match update(backend, &tape, source, config, step, &mut next) {
+            Err(error @ Error::Diverged { loss, grad_norm, .. }) => {
+                run.progress.diverged(&error);
+                log.push_step(step, loss, grad_norm, config.lr_at(step));
+                for metric in [Metric::EvalLoss, Metric::Accuracy, Metric::MacroAccuracy] {
+                    log.push(step, metric, f64::NAN);
+                }
+                return Ok(Outcome { log, step, end: End::Diverged, tokens_per_second: None, probed: Vec::new() });
+            }
+            made => made?,
+        };
         training += started.elapsed();
         run.progress.step(step, loss, rate(step, training));
         if config.logs(step) {
-            log.push(step, Metric::Loss, loss.into());
-            log.push(step, Metric::GradNorm, grad_norm.into());
-            log.push(step, Metric::Lr, config.lr_at(step));
+            log.push_step(step, loss, grad_norm, config.lr_at(step));
         }
         if config.evaluates(step) {
             let e = evaluate(backend, record, source, config.eval_examples, config.batch / config.accumulate)?;
@@ -162,13 +186,15 @@ pub fn train(
 }
 
 /// The state and log to go on from: the checkpoint's, or fresh ones.
-fn start(tape: &Tape, run: &Run<'_>) -> Result<(State, Log)> {
+fn start(tape: &Tape, run: &mut Run<'_>) -> Result<(State, Log)> {
     if let Some(c) = &run.checkpoint {
         if c.resume && c.path.exists() {
             checkpoint::sweep(&c.path)?;
             return checkpoint::load(&c.path, &tape.specs(), &c.run);
         }
-        checkpoint::remove(&c.path)?;
+        if let Some(old) = checkpoint::set_aside(&c.path)? {
+            run.progress.set_aside(&old);
+        }
     }
     Ok((State::new(Params::init(tape.specs(), run.seed)), Log::default()))
 }

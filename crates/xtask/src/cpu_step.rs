@@ -74,7 +74,7 @@ pub(crate) fn record(python: &str, device: &str, rounds: usize, threads: &[usize
         date: cli::today(),
         dtype: "f32".into(),
         seeds: vec![0],
-        command: format!("cargo xtask cpu-step --python PYTHON --device {device}; PyTorch {}", torch.trim()),
+        command: format!("{}; PyTorch {}", command(device, rounds, threads), torch.trim()),
         wall_s: began.elapsed().as_secs_f64(),
         kernels_sha256: None,
         data_sha256: BTreeMap::new(),
@@ -85,6 +85,13 @@ pub(crate) fn record(python: &str, device: &str, rounds: usize, threads: &[usize
     write(Path::new(&folder), Run { record, metrics, curve: Vec::new() })?;
     println!("{folder}");
     Ok(())
+}
+
+/// The command that measures the same again, but for the Python at hand.
+fn command(device: &str, rounds: usize, threads: &[usize]) -> String {
+    let threads: Vec<String> = threads.iter().map(usize::to_string).collect();
+    let threads = threads.join(",");
+    format!("cargo xtask cpu-step --python PYTHON --device {device} --rounds {rounds} --threads {threads}")
 }
 
 /// The pass and step times of one process, in milliseconds: the last two columns of what it prints.
@@ -102,4 +109,15 @@ fn run(command: &[&str]) -> Result<String> {
         .with_context(|| format!("{} did not start", command[0]))?;
     ensure!(out.status.success(), "{} failed:\n{}", command.join(" "), String::from_utf8_lossy(&out.stderr));
     Ok(String::from_utf8(out.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_has_every_flag_that_changes_a_number() {
+        let written = "cargo xtask cpu-step --python PYTHON --device x --rounds 5 --threads 1,2";
+        assert_eq!(command("x", 5, &[1, 2]), written);
+    }
 }

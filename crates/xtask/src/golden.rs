@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 /// Packages whose tests keep snapshots.
-const PACKAGES: [&str; 4] = ["golden", "data", "report", "cli"];
+const PACKAGES: [&str; 5] = ["golden", "data", "report", "cli", "generate"];
 const LOG: &str = "golden/CHANGES.md";
 
 /// Accepts what the snapshot tests print today and logs which files changed, and why.
@@ -26,10 +26,9 @@ pub(crate) fn accept(because: &str) -> Result<()> {
         println!("no snapshot changed");
         return Ok(());
     }
-    let date = output(&["date", "-u", "+%Y-%m-%d"])?;
     let mut log =
         fs::read_to_string(LOG).with_context(|| format!("{LOG} cannot be read: run from the repository root"))?;
-    log.push_str(&format!("- {}: {} ({})\n", date.trim(), because.trim(), changed.join(", ")));
+    log.push_str(&format!("- {}: {} ({})\n", cli::today(), because.trim(), changed.join(", ")));
     fs::write(LOG, log).with_context(|| format!("{LOG} cannot be written"))?;
     println!("accepted {} snapshots; commit them with {LOG}", changed.len());
     Ok(())

@@ -41,6 +41,7 @@ use program::On;
 use state::DeviceState;
 
 pub use memory::MemoryPlan;
+pub use programs::supported;
 
 /// Values of an evaluation up to this size are kept to be read.
 const KEPT: usize = 256 << 20;

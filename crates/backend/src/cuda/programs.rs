@@ -94,13 +94,16 @@ impl CudaBackend {
                 fits => format!(
                     "about {fits} rows fit: take the batch in parts (accumulate), or make activations again (recompute)"
                 ),
-            },
+            } + "; where several seeds share this GPU, run one at a time: --threads 1",
         }
     }
 }
 
-/// Refuses a tape with an op that has no launch yet.
-pub(super) fn supported(tape: &Tape) -> Result<()> {
+/// Refuses a tape with an op that has no launch yet; asks no device.
+///
+/// # Errors
+/// [`Error::Backend`] naming the op.
+pub fn supported(tape: &Tape) -> Result<()> {
     for (i, op) in tape.ops().iter().enumerate() {
         match op {
             Op::Embedding { .. }

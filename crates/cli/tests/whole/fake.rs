@@ -24,6 +24,8 @@ struct Config {
     wait_s: f64,
     /// Operations of measuring it for one seed; without them nothing is trained.
     flops: Option<f64>,
+    /// An op that its device lacks.
+    op: Option<String>,
     /// `nan`, `error`, `metric`, `seed` or `twice`: what goes wrong.
     fail: Option<String>,
 }
@@ -74,8 +76,30 @@ impl Experiment for Fake {
         cli::parse::<Config>(row).ok()?.flops
     }
 
+    fn runs_on(&self, row: &toml::Table, _: &Device) -> Result<(), Error> {
+        match cli::parse::<Config>(row)?.op {
+            Some(op) => {
+                Err(Error::config(format!("op 3, {op}, is not on cpu yet")).hint("run it with --device abacus"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn seeded(&self) -> bool {
+        std::env::var_os("FAKE_UNSEEDED").is_none()
+    }
+
+    fn peer(&self) -> Option<&str> {
+        std::env::var_os("FAKE_PEER").map(|_| "Times of another")
+    }
+
+    fn reads_data(&self, _: &toml::Table) -> bool {
+        std::env::var_os("FAKE_READS").is_some()
+    }
+
     fn facts(&self, _: &Device) -> Facts {
-        Facts { dtype: "f32".into(), data_sha256: READ.lock().unwrap().clone(), ..Facts::default() }
+        let data_sha256 = READ.lock().unwrap().clone();
+        Facts { dtype: "f32".into(), kernels_sha256: std::env::var("FAKE_KERNELS").ok(), data_sha256 }
     }
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
@@ -83,9 +107,17 @@ impl Experiment for Fake {
         let mut log = std::fs::OpenOptions::new().create(true).append(true).open("measured.log").unwrap();
         writeln!(log, "{}", ctx.row).unwrap();
         READ.lock().unwrap().insert(format!("{}.tok", ctx.row), "ff".into());
+        if let Ok(hash) = std::env::var("FAKE_TEXT") {
+            READ.lock().unwrap().insert("text.tok".into(), hash);
+        }
+        // Beside the configuration: how long the machine takes.
+        let slow = std::env::var("FAKE_WAIT_S").map_or(0.0, |seconds| seconds.parse().unwrap());
+        if let Some(peer) = ctx.peer {
+            std::fs::read(peer).map_err(|e| Error::config(format!("{}: {e}", peer.display())))?;
+        }
         let began = Instant::now();
         ctx.progress.expect(2 * ctx.seeds.len() as u64);
-        while began.elapsed() < Duration::from_secs_f64(config.wait_s) {
+        while began.elapsed() < Duration::from_secs_f64(config.wait_s + slow) {
             if ctx.out_of_time() {
                 return Err(Error::stopped());
             }

@@ -39,6 +39,21 @@ fn a_run_leaves_a_whole_record() {
 }
 
 #[test]
+fn the_recorded_command_names_what_the_run_read() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("p.csv"), "").unwrap();
+    let command = |args: &str| {
+        assert_eq!(invoke(folder.path(), GOOD, args).code, 0, "{args}");
+        let command = read(&folder.path().join(OUT)).unwrap().record.command;
+        command.strip_prefix("cargo run --release -p reproduce-figure-recall").unwrap().to_string()
+    };
+    assert_eq!(command("FAKE_PEER=1 --peer p.csv --data here"), " -- --peer PEER.csv --data DATA");
+    assert_eq!(command("FAKE_READS=1 DYNCONV_DATA=there"), " -- --data DATA");
+    assert_eq!(command("DYNCONV_DATA=there"), "", "nothing is read from there");
+    assert_eq!(command("FAKE_READS=1"), "", "what is read needs no folder");
+}
+
+#[test]
 fn a_run_stopped_in_time_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let stopped = invoke(folder.path(), &with("wait_s = 60"), "--time-budget 0.3s");
@@ -51,6 +66,57 @@ fn a_run_stopped_in_time_goes_on_where_it_was() {
     assert_eq!(measured(folder.path()), [1, 1, 2, 1]);
     let record = read(&folder.path().join(OUT)).unwrap().record;
     assert_eq!((record.rows.len(), record.data_sha256.len()), (4, 4), "data of rows finished before are named too");
+}
+
+/// Of the rows, the four `wall_s` are those of all processes, and what another source began says so.
+#[test]
+fn a_resumed_row_tells_of_every_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = || read(&folder.path().join(OUT)).unwrap().record;
+    for _ in 0..2 {
+        let stopped = "REPRODUCE_GIT_REV=old-dirty FAKE_KERNELS=k1 FAKE_WAIT_S=60 --resume --time-budget 0.3s";
+        assert_eq!(invoke(folder.path(), GOOD, stopped).code, 4);
+    }
+    let resumed = invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=new FAKE_KERNELS=k2 --resume");
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    let record = record();
+    assert!((0.5..5.0).contains(&record.rows[0].wall_s), "{} s", record.rows[0].wall_s);
+    assert!(record.rows[1].wall_s < 0.3 && record.wall_s > record.rows[0].wall_s);
+    assert_eq!(record.rows[0].remarks, ["begun at commit old with k1 kernels"]);
+    assert_eq!((record.rows[0].git_rev.as_str(), record.rows[1].remarks.len()), ("new", 0));
+    assert_eq!((record.source.dirty, record.source.git_rev.as_str()), (Some(true), "new"));
+}
+
+#[test]
+fn rows_of_other_kernels_are_measured_again_and_a_dirty_one_marks_the_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = || read(&folder.path().join(OUT)).unwrap().record;
+    invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=a-dirty FAKE_KERNELS=k1 --rows varkey.none,varkey.static");
+    let more = invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=b FAKE_KERNELS=k1 --resume");
+    assert_eq!((more.code, measured(folder.path())), (0, [1, 1, 1, 1]), "{}", more.stderr);
+    assert_eq!((record().source.dirty, record().kernels_sha256), (Some(true), Some("k1".into())));
+    let revisions: Vec<String> = record().rows.into_iter().map(|row| row.git_rev).collect();
+    assert_eq!(revisions, ["a", "a", "b", "b"]);
+    let again = invoke(folder.path(), GOOD, "REPRODUCE_GIT_REV=b FAKE_KERNELS=k2 --resume --rows varkey.none");
+    let said = "[1/1] varkey.none was measured with other kernels, k1: it is measured again";
+    assert!(again.stderr.contains(said), "{}", again.stderr);
+    assert_eq!((measured(folder.path()), record().rows.len()), ([2, 1, 1, 1], 1), "no row of k1 is in it");
+    assert_eq!((record().source.dirty, record().kernels_sha256), (Some(false), Some("k2".into())));
+}
+
+#[test]
+fn two_versions_of_a_data_file_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(invoke(folder.path(), GOOD, "FAKE_TEXT=aa --rows varkey.none").code, 0);
+    let refused = invoke(folder.path(), GOOD, "FAKE_TEXT=bb --resume");
+    let said =
+        "error: row varkey.static has read text.tok with sha256 bb, row varkey.none with aa\nhint: give the data";
+    assert!(refused.code == 2 && refused.stderr.contains(said), "{}", refused.stderr);
+    let record = read(&folder.path().join(OUT)).unwrap().record;
+    assert_eq!((record.rows.len(), record.data_sha256["text.tok"].as_str()), (1, "aa"));
+    assert_eq!(invoke(folder.path(), GOOD, "FAKE_TEXT=aa --resume").code, 0);
+    // What is measured again counts no more.
+    assert_eq!(invoke(folder.path(), &GOOD.replace("seeds = 3", "seeds = 4"), "FAKE_TEXT=bb --resume").code, 0);
 }
 
 #[test]
@@ -81,8 +147,15 @@ fn only_the_same_configuration_seeds_and_device_are_kept() {
     invoke(folder.path(), &GOOD.replace("0.4", "0.5"), "--resume --seeds 4");
     assert_eq!(measured(folder.path()), [2, 3, 2, 2]);
     let fresh = invoke(folder.path(), GOOD, "--rows varkey.none");
-    assert!(fresh.stderr.contains("set aside in state.old.jsonl"), "{}", fresh.stderr);
+    assert!(fresh.stderr.contains("set aside in state.old-1.jsonl; to keep them, name it"), "{}", fresh.stderr);
     assert_eq!(measured(folder.path()), [3, 3, 2, 2]);
+    let again = invoke(folder.path(), GOOD, "--rows varkey.none");
+    assert!(again.stderr.contains("set aside in state.old-2.jsonl"), "{}", again.stderr);
+    // As the line says.
+    let out = folder.path().join(OUT);
+    fs::rename(out.join("state.old-1.jsonl"), out.join("state.jsonl")).unwrap();
+    invoke(folder.path(), &GOOD.replace("0.4", "0.5"), "--resume --seeds 4");
+    assert_eq!(measured(folder.path()), [4, 3, 2, 2], "the rows set aside first are kept");
 }
 
 #[test]
@@ -127,6 +200,19 @@ fn what_a_run_costs_is_said_before_it_starts() {
     assert!(line.ends_with("FLOP/s of record figure-recall.smoke.cpu"), "{line}");
     assert!(run(plan, "--scale small").contains("nothing is recorded for scale small on cpu"));
     assert_eq!(run(plan, "-q"), "");
+}
+
+#[test]
+fn rows_that_the_device_does_not_run_are_skipped_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = invoke(folder.path(), &with("op = \"moe\""), "");
+    let line = "varkey.headwise is skipped: op 3, moe, is not on cpu yet; run it with --device abacus\n";
+    assert!(done.stderr.contains(line) && done.stderr.contains("[3/3] varkey.lowrank accuracy"), "{}", done.stderr);
+    let end = "error: 1 row is skipped: not on cpu\nhint: --device cpu --rows varkey.headwise --out FOLDER runs it\n";
+    assert!(done.code == 4 && done.stderr.ends_with(end), "{}", done.stderr);
+    assert!(done.stdout.contains("claims: "), "the table is printed: {}", done.stdout);
+    assert_eq!(measured(folder.path()), [1, 1, 0, 1]);
+    assert_eq!(read(&folder.path().join(OUT)).unwrap().record.rows.len(), 3);
 }
 
 #[test]

@@ -33,8 +33,22 @@ fn exit_codes_and_what_is_said() {
         ),
         (with("fail = \"error\""), "", 2, "error: row varkey.headwise: the disk is full\nhint: make room\n"),
         (with("fail = \"metric\""), "", 2, "the experiment returned a value of metric speed\nhint: the metrics of"),
-        (with("fail = \"twice\""), "", 2, "the experiment returned two values of accuracy at seed 0, step 1"),
-        (with("fail = \"seed\""), "", 2, "the experiment returned a value of seed 100"),
+        (
+            with("fail = \"twice\""),
+            "",
+            2,
+            "the experiment returned two values of accuracy at seed 0, step 1\nhint: this is a fault of",
+        ),
+        (with("fail = \"seed\""), "", 2, "the experiment returned a value of seed 100\nhint: this is a fault of"),
+        (
+            GOOD.into(),
+            "FAKE_UNSEEDED=1 --seeds 2",
+            2,
+            "error: figure-recall has times and no seeds\nhint: leave out --seeds",
+        ),
+        (GOOD.into(), "--peer a.csv", 2, "error: unexpected argument '--peer'"),
+        (GOOD.into(), "FAKE_PEER=1 --peer none.csv", 2, "error: row varkey.none: none.csv: No such file"),
+        (GOOD.into(), "FAKE_UNSEEDED=1", 0, "[4/4] varkey.lowrank accuracy"),
         (
             GOOD.into(),
             "--device cuda:1",
@@ -85,6 +99,13 @@ fn help_lists_every_flag_and_the_exit_codes() {
     let help = run(GOOD, "--help");
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
     insta::assert_snapshot!("help", help.stdout);
+}
+
+#[test]
+fn a_peer_is_in_the_help_of_the_items_that_have_one() {
+    let help = run(GOOD, "FAKE_PEER=1 --help").stdout;
+    assert!(help.contains("--peer <FILE>") && help.contains("Times of another"), "{help}");
+    assert!(!run(GOOD, "--help").stdout.contains("--peer"));
 }
 
 #[test]

@@ -18,13 +18,16 @@ fn child() {
     }
 }
 
-/// Starts the experiment with a plan and flags in `folder`.
+/// Starts the experiment with a plan and flags in `folder`; `NAME=VALUE` before the flags is a variable of its environment.
 fn start(folder: &Path, plan: &str, args: &str) -> Child {
+    let variables = args.split_whitespace().map_while(|word| word.split_once('=').filter(|_| !word.starts_with('-')));
+    let flags: Vec<&str> = args.split_whitespace().skip(variables.clone().count()).collect();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--nocapture", "--quiet"])
         .env("FAKE_PLAN", plan)
-        .env("FAKE_ARGS", args)
+        .env("FAKE_ARGS", flags.join(" "))
         .env_remove("REPRODUCE_GIT_REV")
+        .envs(variables)
         .current_dir(folder)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

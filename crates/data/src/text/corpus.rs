@@ -14,6 +14,12 @@ const BUILT_IN: [(&str, &str); 2] = [
     ("books-mini", include_str!("../../files/books-mini.txt")),
 ];
 
+/// The text that `data prepare-books` makes, as our plans name it.
+const BOOKS: &str = "books/tok16k";
+const PREPARE_BOOKS: &str = "prepare it with `cargo run --release -p data -- prepare-books CLONE --out DATA/books/tok16k`, \
+                             CLONE being github.com/mlschmitt/classic-books-markdown at commit 944882722e9a, DATA this folder";
+const PREPARE: &str = "prepare it with `cargo run --release -p data -- prepare`";
+
 /// Which text, cut how: the `data` table of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -183,7 +189,7 @@ impl TextConfig {
         let folder = data.join(&self.text);
         if !folder.join(NAME).exists() {
             let what = format!("{} is missing", folder.join(NAME).display());
-            return Err(refuse(what, "prepare it with `cargo run --release -p data -- prepare`"));
+            return Err(refuse(what, if self.text == BOOKS { PREPARE_BOOKS } else { PREPARE }));
         }
         Ok(folder)
     }

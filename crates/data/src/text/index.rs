@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result};
+use super::{Error, Result, json};
 
 /// The name of the file.
 pub(super) const NAME: &str = "index.json";
@@ -62,12 +62,7 @@ impl Index {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(NAME);
-        let io = |e: std::io::Error| Error::Io { path: path.clone(), what: e.to_string() };
-        let json = serde_json::to_string_pretty(self).map_err(|e| io(e.into()))? + "\n";
-        let part = folder.join(format!("{NAME}.part"));
-        std::fs::write(&part, json).map_err(io)?;
-        std::fs::rename(&part, &path).map_err(io)
+        json::write(&folder.join(NAME), self)
     }
 
     /// A split.

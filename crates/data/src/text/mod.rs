@@ -22,6 +22,7 @@ mod decompress;
 mod documents;
 mod error;
 mod index;
+mod json;
 mod prepare;
 mod questions;
 mod shard;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::{Index, Split};
 use super::shard::{Header, Writer};
-use super::{Error, Result, Tokenizer, documents};
+use super::{Error, Result, Tokenizer, documents, json};
 
 /// Bytes of text encoded at a time, side by side.
 const GROUP: usize = 4 << 20;
@@ -173,12 +173,7 @@ impl State {
     }
 
     fn write(&self, out: &Path) -> Result<()> {
-        let path = out.join(STATE);
-        let io = |e: std::io::Error| Error::Io { path: path.clone(), what: e.to_string() };
-        let json = serde_json::to_string_pretty(self).map_err(|e| io(e.into()))? + "\n";
-        let part = out.join(format!("{STATE}.part"));
-        std::fs::write(&part, json).map_err(io)?;
-        std::fs::rename(&part, &path).map_err(io)
+        json::write(&out.join(STATE), self)
     }
 }
 

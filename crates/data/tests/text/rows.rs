@@ -105,7 +105,10 @@ fn what_a_folder_lacks_is_named() {
     let text = data.path().join("text");
     let refused = |change: Value| opened(&data, change).unwrap_err().to_string();
     assert!(refused(json!({ "val": "test" })).contains("there is no split test, but a, b, val"));
-    assert!(refused(json!({ "text": "other" })).contains("index.json is missing"));
+    let other = refused(json!({ "text": "other" }));
+    assert!(other.contains("index.json is missing") && other.ends_with("-- prepare`"), "{other}");
+    let books = refused(json!({ "text": "books/tok16k" }));
+    assert!(books.contains("-- prepare-books CLONE --out DATA/books/tok16k`"), "{books}");
     assert!(refused(json!({ "context": 9 })).starts_with("windows: 9 tokens, but 10 are needed"));
     let without = config(json!({ "text": "text" })).open(None).unwrap_err().to_string();
     assert!(without.contains("with --data or in DYNCONV_DATA"), "{without}");

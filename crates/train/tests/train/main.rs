@@ -127,6 +127,57 @@ fn a_run_stopped_at_the_deadline_goes_on_bit_for_bit() {
     assert_eq!((again.tokens_per_second, bits(&again)), (None, bits(&unbroken)));
 }
 
+/// Keeps what it hears.
+#[derive(Default)]
+struct Heard {
+    steps: Vec<u64>,
+    aside: Vec<String>,
+    begun: Vec<u64>,
+    diverged: Vec<String>,
+}
+
+impl Progress for Heard {
+    fn step(&mut self, step: u64, _: f32, _: f64) {
+        self.steps.push(step);
+    }
+
+    fn evaluated(&mut self, _: u64, _: &train::Evaluation) {}
+
+    fn moved(&mut self, _: &Log) {}
+
+    fn begun(&mut self, step: u64) {
+        self.begun.push(step);
+    }
+
+    fn diverged(&mut self, error: &Error) {
+        assert!(matches!(error, Error::Diverged { .. }), "{error}");
+        self.diverged.push(error.to_string());
+    }
+
+    fn set_aside(&mut self, old: &Path) {
+        self.aside.push(old.file_name().unwrap().to_string_lossy().into_owned());
+    }
+}
+
+#[test]
+fn starting_over_keeps_the_unfinished_againunder_another_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, mut heard) = (config(30), Heard::default());
+    for steps in [11, 5, 3] {
+        let checkpoint = checkpoint(&file(&folder), false);
+        let run = Run { seed: SEED, checkpoint, deadline: None, progress: &mut heard };
+        train(&mut CpuBackend::new(), &record, &moves::Until(steps), &config, run).unwrap_err();
+    }
+    assert_eq!(heard.aside, ["run.old-1.safetensors", "run.old-2.safetensors"]);
+    // Named as before it is resumed.
+    std::fs::rename(folder.path().join("run.old-1.safetensors"), file(&folder)).unwrap();
+    let mut heard = Heard::default();
+    let again = Run { seed: SEED, checkpoint: checkpoint(&file(&folder), true), deadline: None, progress: &mut heard };
+    let resumed = train(&mut CpuBackend::new(), &record, &task(), &config, again).unwrap();
+    assert_eq!((heard.begun, heard.steps.first(), heard.aside.len()), (vec![11], Some(&12), 0));
+    assert_eq!(bits(&resumed), bits(&run(&config, None, None).unwrap()));
+}
+
 /// Waits in one step, so that a deadline passes there at the latest.
 struct WaitInStep {
     step: u64,
@@ -194,9 +245,14 @@ fn a_run_that_diverges_says_where_and_what_to_try() {
     // Rates far too high: one breaks the gradient at once, the other the loss after a while.
     for lr in [1e30, 1e8] {
         let config = TrainConfig { lr, warmup: 0.0, ..config(60) };
-        let error = run(&config, None, None).unwrap_err();
-        assert!(matches!(error, Error::Diverged { step: 2.., .. }), "{error}");
-        let message = error.to_string();
+        let mut heard = Heard::default();
+        let run = Run { seed: SEED, checkpoint: None, deadline: None, progress: &mut heard };
+        let outcome = train(&mut CpuBackend::new(), &record, &task(), &config, run).unwrap();
+        assert!(outcome.end == End::Diverged && outcome.step > 1 && outcome.tokens_per_second.is_none());
+        let steps: Vec<u64> = outcome.log.series(Metric::Loss).map(|(step, _)| step).collect();
+        assert_eq!(steps.first().zip(steps.last()), Some((&1, &outcome.step)), "the log is kept");
+        assert!(outcome.log.last(Metric::Accuracy).unwrap().is_nan());
+        let [message] = &heard.diverged[..] else { panic!("{:?}", heard.diverged) };
         for part in ["not finite; ", "tensors are not, embed.weight", "hint: lower train.lr"] {
             assert!(message.contains(part), "{message}");
         }

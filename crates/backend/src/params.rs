@@ -21,7 +21,7 @@ pub enum Init {
         /// Standard deviation.
         std: f32,
     },
-    /// Uniform in `[-bound, bound)`.
+    /// Uniform in `(-bound, bound]`.
     Uniform {
         /// Half the width of the interval.
         bound: f32,

@@ -1,4 +1,4 @@
-//! Times of one case. Before each repetition the cache is emptied; what is reported is the median.
+//! Times of one case. What is reported is the median; on a GPU its cache is emptied before each repetition.
 //!
 //! On a GPU twice: as a captured graph, which leaves the host out, and as plain launches between two events, the protocol
 //! behind the paper's numbers (its backward is the difference of forward and backward, and forward). On a CPU by the clock.

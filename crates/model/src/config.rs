@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A pre-norm Transformer (PAPER section 3): attention and MLP blocks on one residual stream. With another mixer, a
-/// linear RNN of the same structure (PAPER section 5).
+/// The paper's pre-norm Transformer: attention and MLP blocks on one residual stream. With another mixer, a
+/// linear RNN of the same structure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transformer {
@@ -133,7 +133,7 @@ pub enum Mlp {
     None,
 }
 
-/// A mixture of experts (PAPER section 6): each token goes to its `top_k` likeliest experts, and none is dropped.
+/// A mixture of experts: each token goes to its `top_k` likeliest experts, and none is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Moe {

@@ -1,6 +1,6 @@
 //! A short convolution after a linear layer, its taps generated from that layer's block input.
 //!
-//! `y <- y + conv(y)` (PAPER section 1); `y <- silu(conv(y))` where a linear RNN has one of its own (PAPER section 5). Generators start at zero and the static taps at
+//! `y <- y + conv(y)`; `y <- silu(conv(y))` where a linear RNN has one of its own. Generators start at zero and the static taps at
 //! `U(-1/sqrt(W), 1/sqrt(W))`, so at step 0 every dynamic variant equals the static one.
 
 use backend::{Filter, Init, Result, Tape, Var};

@@ -18,7 +18,7 @@ fn every_row_fits_at_every_scale() {
     }
 }
 
-/// DATA of the suite: 200 epochs, 6 settings, and so many one-at-a-time changes of each task.
+/// MAD's protocol: 200 epochs, 6 settings, and so many one-at-a-time changes of each task.
 #[test]
 fn mad_at_scale_paper_is_the_suites_grid() {
     let changes = [("fuzzy", 10), ("memorization", 5), ("in-context", 10), ("noisy", 13), ("selective-copying", 12)];

@@ -115,7 +115,8 @@ pub enum What<'a> {
     },
 }
 
-/// Trains every job and returns their outcomes in order. One that diverges ends at that step, see [`End::Diverged`]. Each keeps a checkpoint in [`Options::out`]; see [`forget`].
+/// Trains every job and returns their outcomes in order. One that diverges ends at that step, see [`End::Diverged`]. Each
+/// keeps a checkpoint in [`Options::out`]; see [`forget`].
 ///
 /// # Errors
 /// The position of a job and why it failed: of several the first. Those not yet begun are left out.

@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(32) total_norm(const double* part, 
 extern "C" __global__ void __launch_bounds__(256) adamw_update(float* p, float* m, float* v, const float* g, const elem* tap_g, elem* copy,
     const float* rule, const float* norm, i64 n, i64 taps, i64 decayed, i64 taps_decayed) {
     const i64 i = ((i64)blockIdx.x * 256 + threadIdx.x) * VEC;
-    if (i >= n) return;
+    if (i >= n || !isfinite(norm[0])) return; // a step whose gradient is not finite leaves the parameters as they were
     const float lr = rule[0], b1 = rule[1], b2 = rule[2], eps = rule[3], step = rule[6], root = rule[7], scale = norm[1];
     const bool decays = i < decayed || (i >= taps && i < taps_decayed);
     const float keep = decays ? 1.f - lr * rule[4] : 1.f;

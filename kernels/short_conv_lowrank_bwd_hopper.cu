@@ -129,6 +129,8 @@ __device__ __forceinline__ void input_side(const Params& p, const Block& b, int4
                     acc[4 * j + 2 * e + 1] = fmaf(tap[w & 1][4 * j + 2 * e + 1], v.y, acc[4 * j + 2 * e + 1]);
                 }
         }
+        // With one tap no later wait covers the products of dz before the next group fills their operands again.
+        if (W == 1) wait_products<0>();
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             if (token + e >= count || b.d0 + d >= p.d_model) continue;

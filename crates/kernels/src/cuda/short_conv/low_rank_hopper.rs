@@ -23,9 +23,8 @@ const STAGES: usize = 4;
 
 /// Whether these kernels take the call: `aligned` says that rows of D are copied 16 bytes at a time.
 pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
-    // At width 3 registers spill; at width 1 the backward writes operands of products still under way (kernels/NOTES.md,
-    // "A value that was not finite"); narrower inputs would leave most of a block's channels empty.
-    let shape = matches!(op.shape.width, 2 | 4) && op.rank() <= RANKS && op.shape.d > CHANNELS / 2;
+    // At width 3 registers spill; narrower inputs would leave most of a block's channels empty.
+    let shape = matches!(op.shape.width, 1 | 2 | 4) && op.rank() <= RANKS && op.shape.d > CHANNELS / 2;
     arch == ARCH && aligned && op.code == 1 && shape
 }
 

@@ -39,7 +39,7 @@ impl Part {
 
 /// A machine that runs tapes. It holds the parameters, their moments and the gradients of its last pass.
 ///
-/// There is no default for any method but [`Backend::gradients`], which is made of two others, and each backend matches on
+/// There is no default for any method but [`Backend::gradients`] and [`Backend::update`], each made of two others, and each backend matches on
 /// [`crate::Op`] exhaustively: an op cannot be added without a forward and a backward everywhere.
 pub trait Backend {
     /// What runs, for records: `cpu`, `dfdx-f64`.
@@ -104,9 +104,25 @@ pub trait Backend {
     /// [`crate::Error::Backend`] if that pass has no such value.
     fn read(&self, x: Var) -> Result<Vec<f32>>;
 
-    /// Clips the gradients, applies the rule, and returns their global norm before clipping.
+    /// Clips the gradients and applies the rule; gradients that are not finite leave parameters and moments as they were. A device
+    /// works on by itself until [`Backend::grad_norm`] asks for the outcome.
     ///
     /// # Errors
-    /// [`crate::Error::Backend`] before the first [`Backend::gradients`].
-    fn update(&mut self, rule: &AdamW) -> Result<f32>;
+    /// [`crate::Error::Backend`] before the first [`Backend::begin`].
+    fn apply(&mut self, rule: &AdamW) -> Result<()>;
+
+    /// Waits for the rule applied last: the global norm of its gradients before clipping.
+    ///
+    /// # Errors
+    /// [`crate::Error::Backend`] if none was applied since the last call.
+    fn grad_norm(&mut self) -> Result<f32>;
+
+    /// Applies the rule and returns the gradients' global norm before clipping.
+    ///
+    /// # Errors
+    /// As [`Backend::apply`].
+    fn update(&mut self, rule: &AdamW) -> Result<f32> {
+        self.apply(rule)?;
+        self.grad_norm()
+    }
 }

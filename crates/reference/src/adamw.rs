@@ -17,6 +17,9 @@ pub(crate) fn update(state: &mut State, gradients: &Params, rule: &AdamW) -> f32
     let clip = f64::from(rule.clip);
     let scale = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
     state.step += 1;
+    if !norm.is_finite() {
+        return norm as f32;
+    }
     let unbias = |beta: f32| (1.0 - f64::from(beta).powf(state.step as f64)) as f32;
     let (unbias1, unbias2) = (unbias(rule.beta1), unbias(rule.beta2));
     for (i, spec) in state.params.specs.iter().enumerate() {

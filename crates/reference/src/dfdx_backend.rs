@@ -39,6 +39,7 @@ pub struct DfdxBackend<E: Real> {
     values: Vec<Matrix<E, Cpu>>,
     /// What the pass begun last found.
     scores: Option<Scores>,
+    grad_norm: Option<f32>,
 }
 
 impl<E: Real> Default for DfdxBackend<E>
@@ -63,6 +64,7 @@ where
             gradients: None,
             values: Vec::new(),
             scores: None,
+            grad_norm: None,
         }
     }
 
@@ -226,12 +228,17 @@ where
         Ok(to_f32(&value.as_vec()))
     }
 
-    fn update(&mut self, rule: &AdamW) -> Result<f32> {
+    fn apply(&mut self, rule: &AdamW) -> Result<()> {
         let gradients = self.read_gradients()?;
         let state = self.state.as_mut().ok_or_else(not_loaded::<E>)?;
-        let norm = adamw::update(state, &gradients, rule);
+        self.grad_norm = Some(adamw::update(state, &gradients, rule));
         self.params = copies(&self.device, &state.params)?;
-        Ok(norm)
+        Ok(())
+    }
+
+    fn grad_norm(&mut self) -> Result<f32> {
+        let (what, hint) = ("no rule was applied".to_string(), "call apply() first".into());
+        self.grad_norm.take().ok_or_else(|| Error::Backend { backend: name::<E>(), what, hint })
     }
 }
 

@@ -93,8 +93,7 @@ fn time(row: &Row, cuda: Option<usize>) -> backend::Result<Timing> {
     let (mut times, mut losses) = (Vec::new(), Vec::new());
     for step in 0..row.warmup + row.steps.max(1) {
         let start = Instant::now();
-        losses.push(parts.gradients(&mut *backend, &tape, || Some(&parts))?);
-        backend.update(&rule())?;
+        losses.push(parts.step(&mut *backend, &tape, &rule(), || Some(&parts))?[0]);
         if step >= row.warmup {
             times.push(start.elapsed().as_secs_f64());
         }

@@ -4,7 +4,7 @@
 //! the parts' gradients by these shares is the batch's gradient, whatever labels are ignored, but for roundings and for the
 //! auxiliary losses of mixtures of experts, which are of each pass's tokens.
 
-use backend::{Backend, Batch, IGNORE, Part, Tape};
+use backend::{AdamW, Backend, Batch, IGNORE, Part, Tape};
 
 /// The parts of a batch that have labels; the first where none has, for the backend to refuse.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +28,27 @@ impl Parts {
         Self(shares.collect())
     }
 
-    /// Runs the passes and returns the batch's loss; the backend is left with its gradients. While the device works on the last pass
-    /// `next` makes the parts of the step after, if there is one, of which the first is given to the device ahead of time.
+    /// One step; the batch's loss and the norm of its gradients. While the device works on the last pass and the update, `next` makes
+    /// the parts of the step after, if there is one, of which the first is given to the device ahead of time.
+    ///
+    /// # Errors
+    /// If the parts do not fit the tape, or the device fails.
+    pub fn step<'a>(
+        &self,
+        backend: &mut dyn Backend,
+        tape: &Tape,
+        rule: &AdamW,
+        next: impl FnOnce() -> Option<&'a Parts>,
+    ) -> backend::Result<[f32; 2]> {
+        let loss = self.gradients(backend, tape, |backend| {
+            backend.apply(rule)?;
+            Ok(next())
+        })?;
+        Ok([loss, backend.grad_norm()?])
+    }
+
+    /// Runs the passes and returns the batch's loss; the backend is left with its gradients. `last` is called while the device works
+    /// on the last pass, and gives the parts that come after, if there are any.
     ///
     /// # Errors
     /// If the parts do not fit the tape, or the device fails.
@@ -37,14 +56,14 @@ impl Parts {
         &self,
         backend: &mut dyn Backend,
         tape: &Tape,
-        next: impl FnOnce() -> Option<&'a Parts>,
+        last: impl FnOnce(&mut dyn Backend) -> backend::Result<Option<&'a Parts>>,
     ) -> backend::Result<f32> {
-        let (mut loss, mut next) = (0.0, Some(next));
+        let (mut loss, mut last) = (0.0, Some(last));
         for (i, (batch, part)) in self.iter().enumerate() {
             backend.begin(tape, batch, part)?;
             let ahead = match self.iter().nth(i + 1) {
                 Some(ahead) => Some(ahead),
-                None => next.take().and_then(|next| next()).and_then(|parts| parts.iter().next()),
+                None => last.take().map_or(Ok(None), |last| last(backend))?.and_then(|parts| parts.iter().next()),
             };
             if let Some((batch, part)) = ahead {
                 backend.prepare(tape, batch, part)?;

@@ -216,16 +216,17 @@ fn update(
     };
     let parts = next.take().unwrap_or_else(|| make(step))?;
     let last = step == config.steps;
-    let loss =
-        parts.gradients(backend, tape, move || if last { None } else { next.insert(make(step + 1)).as_ref().ok() })?;
-    if !loss.is_finite() {
-        return Err(diverged(backend, config, step, [loss, f32::NAN])?);
+    let rule = config.rule(step);
+    let made = parts.step(
+        backend,
+        tape,
+        &rule,
+        move || if last { None } else { next.insert(make(step + 1)).as_ref().ok() },
+    )?;
+    if made.iter().any(|value| !value.is_finite()) {
+        return Err(diverged(backend, config, step, made)?);
     }
-    let grad_norm = backend.update(&config.rule(step))?;
-    if !grad_norm.is_finite() {
-        return Err(diverged(backend, config, step, [loss, grad_norm])?);
-    }
-    Ok([loss, grad_norm])
+    Ok(made)
 }
 
 /// The error of a step that is not finite, with the tensors to look at.

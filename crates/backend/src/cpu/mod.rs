@@ -44,6 +44,8 @@ pub struct CpuBackend {
     share: f32,
     /// What the pass begun last found.
     scores: Option<Scores>,
+    /// The norm of the gradients that were applied last.
+    grad_norm: Option<f32>,
     rope_tables: Vec<RopeTable>,
     pool: Pool,
 }
@@ -127,13 +129,17 @@ impl Backend for CpuBackend {
         value.cloned().ok_or_else(|| Self::missing("no such value in the last pass", "read values after evaluate()"))
     }
 
-    fn update(&mut self, rule: &AdamW) -> Result<f32> {
+    fn apply(&mut self, rule: &AdamW) -> Result<()> {
         let grads = &self.grads.as_ref().ok_or_else(|| Self::missing("no gradients", "begin a pass first"))?.grads;
         let state = self.state.as_mut().ok_or_else(|| Self::missing("no parameters", "load a state first"))?;
         let trained = grads.values.iter().zip(&*grads.specs).filter(|(_, spec)| spec.balance.is_none());
         let norm = trained.map(|(g, _)| adamw::sum_sq(g)).sum::<f64>().sqrt() as f32;
         let scale = if rule.clip > 0.0 && norm > rule.clip { rule.clip / norm } else { 1.0 };
         state.step += 1;
+        self.grad_norm = Some(norm);
+        if !norm.is_finite() {
+            return Ok(());
+        }
         let parts = state.m.values.iter_mut().zip(&mut state.v.values);
         for (((value, (m, v)), g), spec) in
             state.params.values.iter_mut().zip(parts).zip(&grads.values).zip(state.params.specs.iter())
@@ -153,6 +159,10 @@ impl Backend for CpuBackend {
             };
             adamw::update(&rule, value, g, m, v)?;
         }
-        Ok(norm)
+        Ok(())
+    }
+
+    fn grad_norm(&mut self) -> Result<f32> {
+        self.grad_norm.take().ok_or_else(|| Self::missing("no rule was applied", "call apply() first"))
     }
 }

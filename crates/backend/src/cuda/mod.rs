@@ -77,6 +77,8 @@ pub struct CudaBackend {
     /// The program that ran last.
     last: Option<usize>,
     has_gradients: bool,
+    /// Whether a rule was applied whose norm was not asked for.
+    applied: bool,
     /// Labels of the pass begun last; none where its tape has no loss.
     begun: Option<Option<usize>>,
     staging: Option<Staging>,
@@ -135,6 +137,7 @@ impl CudaBackend {
             work: None,
             last: None,
             has_gradients: false,
+            applied: false,
             begun: None,
             staging: None,
             prepared: None,
@@ -299,13 +302,22 @@ impl Backend for CudaBackend {
         Ok(value.read_f32(&self.device)?)
     }
 
-    fn update(&mut self, rule: &AdamW) -> Result<f32> {
+    fn apply(&mut self, rule: &AdamW) -> Result<()> {
         if !self.has_gradients {
             return Err(self.missing("no gradients", "begin a pass first"));
         }
         match &mut self.state {
-            Some(state) => Ok(state.update(&self.device, rule)?),
-            None => Err(self.missing("no parameters", "load a state first")),
+            Some(state) => state.apply(&self.device, rule)?,
+            None => return Err(self.missing("no parameters", "load a state first")),
+        }
+        self.applied = true;
+        Ok(())
+    }
+
+    fn grad_norm(&mut self) -> Result<f32> {
+        match &self.state {
+            Some(state) if std::mem::take(&mut self.applied) => Ok(state.grad_norm(&self.device)?),
+            _ => Err(self.missing("no rule was applied", "call apply() first")),
         }
     }
 }

@@ -77,8 +77,8 @@ impl DeviceState {
         Ok(self.layout.unpack(self.specs.clone(), &flat))
     }
 
-    /// Clips, updates, and returns the global norm before clipping.
-    pub(super) fn update(&mut self, device: &Device, rule: &AdamW) -> CudaResult<f32> {
+    /// Clips and updates.
+    pub(super) fn apply(&mut self, device: &Device, rule: &AdamW) -> CudaResult<()> {
         self.step += 1;
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
         let step_size = (f64::from(rule.lr) / correction(rule.beta1)) as f32;
@@ -96,7 +96,11 @@ impl DeviceState {
             decayed: self.layout.decayed,
             taps_decayed: self.layout.taps_decayed,
         };
-        dense::update(device, parameters, Rule { rule: &self.rule, norm: &self.norm, parts: &self.parts })?;
+        dense::update(device, parameters, Rule { rule: &self.rule, norm: &self.norm, parts: &self.parts })
+    }
+
+    /// Waits for the global norm before clipping.
+    pub(super) fn grad_norm(&self, device: &Device) -> CudaResult<f32> {
         Ok(self.norm.read::<f32>(device)?[0])
     }
 }

@@ -1,5 +1,6 @@
 // Causal attention for any element type, head size (a multiple of 8, at most 128) and alignment: fp32 arithmetic without tensor cores.
-// The formulas are those of attention.cuh; the fast path for bf16 on Hopper is attention_fwd.cu and attention_bwd.cu.
+// The formulas are those of attention.cuh; the fast path for bf16 on Hopper is attention_fwd.cu, attention_dq.cu and
+// attention_dkdv.cu.
 //
 // A block of 128 threads owns TILE rows of one head, four lanes a row, and meets TILE rows of the other side at a time, all in shared
 // memory as fp32. FLOP: 4 HEAD a (query, key) pair forward, 14 HEAD backward (scores are computed again for dk and dv).
@@ -99,17 +100,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 6) attention_any_fwd(const
     if (c == 0) p.lse[(i64)t.head * p.rows + row] = top + logf(total);
 }
 
-// delta[h, t] = do[t] . o[t]; a warp per row and head.
+// delta[h, t] = do[t] . o[t]; DELTA_LANES threads per row and head, a power of two.
+constexpr int DELTA_LANES = HEAD >= 128 ? 32 : HEAD >= 64 ? 16 : HEAD >= 32 ? 8 : HEAD >= 16 ? 4 : 2;
 extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(const __grid_constant__ Attention p) {
-    const i64 pair = (i64)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
-    const int head = (int)(pair % p.heads), lane = threadIdx.x & 31;
+    const i64 pair = (i64)blockIdx.x * (THREADS / DELTA_LANES) + threadIdx.x / DELTA_LANES;
+    const int head = (int)(pair % p.heads), lane = threadIdx.x % DELTA_LANES;
     const i64 row = pair / p.heads;
-    if (row >= p.rows) return;
     float sum = 0.f;
-    for (int d = lane; d < HEAD; d += 32) sum = fmaf(to_float(p.d_o[row * p.lddo + head * HEAD + d]), to_float(p.o[row * p.ldo + head * HEAD + d]), sum);
+    for (int d = lane; row < p.rows && d < HEAD; d += DELTA_LANES) sum = fmaf(to_float(p.d_o[row * p.lddo + head * HEAD + d]), to_float(p.o[row * p.ldo + head * HEAD + d]), sum);
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    if (lane == 0) p.delta[(i64)head * p.rows + row] = sum;
+    for (int step = DELTA_LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (lane == 0 && row < p.rows) p.delta[(i64)head * p.rows + row] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 6) attention_any_dq(const __grid_constant__ Attention p) {

@@ -100,6 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dkdv(con
             // In flight, oldest first: s and dk of the tile before, in either order, and ds.
             products_wait<1>();
             pin(s);
+            __syncwarp();  // after the last lane has read the sums of that stage
             if (begun && speaks) barrier_arrive(free + 8 * before);
             if constexpr (more.value) {
                 barrier_wait(full + 8 * ahead.stage, ahead.parity);
@@ -164,6 +165,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dkdv(con
                 step(scores[1], scores[0], j++, Flag<true>());
             }
             products_wait<0>();
+            __syncwarp();
             if (speaks) barrier_arrive(free + 8 * turn.stage);
             turn.next();
         }
@@ -171,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dkdv(con
         pin(dk);
         pin(dv);
         if (p.angles) turn_back(p.angles, first_key, valid, dk);
-        store_rows(p.dk + (i64)row0 * p.lddk + t.head * HEAD, p.lddk, valid, dk, p.scale, p.scale);
-        store_rows(p.dv + (i64)row0 * p.lddv + t.head * HEAD, p.lddv, valid, dv, 1.f, 1.f);
+        store_rows(p.dk + (i64)row0 * p.lddk + t.head * COLUMNS, p.lddk, valid, dk, p.scale, p.scale);
+        store_rows(p.dv + (i64)row0 * p.lddv + t.head * COLUMNS, p.lddv, valid, dv, 1.f, 1.f);
     }
 }

@@ -77,12 +77,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dq(const
             const i64 at = row0 + row + 8 * half, sums = (i64)t.head * p.rows + at;
             float sum = 0.f;
 #pragma unroll
-            for (int i = 0; i < HEAD; i += 32) {
+            for (int i = 0; i < COLUMNS; i += 32) {
                 const int d = i + 8 * (threadIdx.x & 3);
-                if (!there || d >= HEAD) continue;
+                if (!there || d >= COLUMNS) continue;
                 Vec<8, 16> a, b;
-                a.load(p.d_o + at * p.lddo + t.head * HEAD + d);
-                b.load(p.o + at * p.ldo + t.head * HEAD + d);
+                a.load(p.d_o + at * p.lddo + t.head * COLUMNS + d);
+                b.load(p.o + at * p.ldo + t.head * COLUMNS + d);
 #pragma unroll
                 for (int e = 0; e < 8; e++) sum = fmaf(to_float(a.e[e]), to_float(b.e[e]), sum);
             }
@@ -151,6 +151,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_dq(const
         products_wait<0>();
         pin(dq);
         if (p.angles) turn_back(p.angles, first_query, valid, dq);
-        store_rows(p.dq + (i64)row0 * p.lddq + t.head * HEAD, p.lddq, valid, dq, p.scale, p.scale);
+        store_rows(p.dq + (i64)row0 * p.lddq + t.head * COLUMNS, p.lddq, valid, dq, p.scale, p.scale);
     }
 }

@@ -158,6 +158,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_fwd(cons
             if ((threadIdx.x & 3) == 0 && row + 8 * half < valid)
                 p.lse[(i64)t.head * p.rows + row0 + row + 8 * half] = m.top[half] * p.scale + logf(total);
         }
-        store_rows(p.o + (i64)row0 * p.ldo + t.head * HEAD, p.ldo, valid, o, factor[0], factor[1]);
+        store_rows(p.o + (i64)row0 * p.ldo + t.head * COLUMNS, p.ldo, valid, o, factor[0], factor[1]);
     }
 }

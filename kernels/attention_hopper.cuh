@@ -1,9 +1,17 @@
 // What the Hopper attention kernels share: products over whole tiles, masks, rows written out.
 //
 // Further defines: CONSUMERS = warpgroups that compute, 2 or 3, each 64 rows of the block; STREAM = rows of a streamed tile, 32, 64
-// or 128; STAGES = streamed tiles in flight; BLOCKS = blocks of a multiprocessor, 1 or 2. Warpgroup 0 copies. HEAD is 16, 32, 64 or 128; bf16; addresses and rows are 16-byte aligned.
+// or 128; STAGES = streamed tiles in flight; BLOCKS = blocks of a multiprocessor, 1 or 2. Warpgroup 0 copies. HEAD is 8, 16, 32, 64 or 128; bf16; addresses and rows are
+// 16-byte aligned.
 #pragma once
 #include "attention.cuh"
+
+// A product takes 16 columns: a head of 8 is copied with 8 columns of zeros.
+constexpr int COLUMNS = HEAD;
+#if HEAD == 8
+#undef HEAD
+#define HEAD 16
+#endif
 #include "hopper.cuh"
 
 constexpr int ROWS = 64 * CONSUMERS, THREADS = 128 * (CONSUMERS + 1);
@@ -31,7 +39,7 @@ template <int COUNT> __device__ __forceinline__ void copy_rows(u32 dst, const Te
 #pragma unroll
     for (int panel = 0; panel < PANELS; panel++)
 #pragma unroll
-        for (int r = 0; r < COUNT; r += BOX) copy_tile(dst + (panel * COUNT + r) * SPAN * 2, map, head * HEAD + panel * SPAN, row + r, bar);
+        for (int r = 0; r < COUNT; r += BOX) copy_tile(dst + (panel * COUNT + r) * SPAN * 2, map, panel * SPAN, head, row + r, bar);
 }
 
 // d = a b^T over HEAD: 64 own rows and STREAM streamed ones.
@@ -61,6 +69,17 @@ __device__ __forceinline__ void turn_back(const float2* angles, int position, in
     const int lane = threadIdx.x & 31, row = (threadIdx.x / 32 & 3) * 16 + lane / 4;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
+        if constexpr (COLUMNS == 8) {
+            // A column's partner, 4 columns on, is two lanes away.
+            const float4 t = *reinterpret_cast<const float4*>(angles + (i64)(position + min(row + 8 * half, valid - 1)) * 4 + 2 * (lane & 1));
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                float& a = d[2 * half + e];
+                const float partner = __shfl_xor_sync(~0u, a, 2), c = e ? t.z : t.x, s = e ? t.w : t.y;
+                a = lane & 2 ? a * c - partner * s : a * c + partner * s;
+            }
+            continue;
+        }
         if (row + 8 * half >= valid) continue;
         const float2* at = angles + (i64)(position + row + 8 * half) * (HEAD / 2) + 2 * (lane & 3);
 #pragma unroll
@@ -106,7 +125,7 @@ __device__ __forceinline__ void store_rows(elem* to, i64 ld, int valid, const fl
             }
         } else if (row + 8 * half < valid) {
 #pragma unroll
-            for (int i = 0; i < HEAD / 8; i++)
+            for (int i = 0; i < COLUMNS / 8; i++)
                 store_word(reinterpret_cast<u32*>(out + 8 * i + 2 * c), pack_bf16(d[4 * i + 2 * half] * factor, d[4 * i + 2 * half + 1] * factor));
         }
     }

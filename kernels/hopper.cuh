@@ -23,10 +23,10 @@ __device__ __forceinline__ void barrier_expect(u32 bar, u32 bytes) { asm volatil
 __device__ __forceinline__ void barrier_wait(u32 bar, u32 parity) {
     asm volatile("{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" :: "r"(bar), "r"(parity) : "memory");
 }
-// The tile at (column, row) of a matrix; past its edges zeros. Completes on `bar`, in bytes.
-__device__ __forceinline__ void copy_tile(u32 dst, const TensorMap* map, int column, int row, u32 bar) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
-        :: "r"(dst), "l"(map), "r"(column), "r"(row), "r"(bar) : "memory");
+// The tile at (column, row) of a head; past its edges zeros. Completes on `bar`, in bytes.
+__device__ __forceinline__ void copy_tile(u32 dst, const TensorMap* map, int column, int head, int row, u32 bar) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+        :: "r"(dst), "l"(map), "r"(column), "r"(head), "r"(row), "r"(bar) : "memory");
 }
 template <int REGS> __device__ __forceinline__ void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(REGS)); }
 template <int REGS> __device__ __forceinline__ void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(REGS)); }

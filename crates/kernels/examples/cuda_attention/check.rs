@@ -95,7 +95,7 @@ pub(crate) fn all(device: &Device, tokens: usize) -> CudaResult<bool> {
     let one = |lens, head_size| Case { lens, packed: false, heads: [2, 2], head_size, pad: 0 };
     let (mut cases, lens): (Vec<Case>, [&[usize]; 7]) =
         (Vec::new(), [&[1], &[63], &[64], &[65, 65], &[1000], &[4096], &[321, 321, 321]]);
-    for head_size in [64, 128, 32, 16] {
+    for head_size in [64, 128, 32, 16, 8] {
         cases.extend(lens.map(|lens| one(lens, head_size)));
         let mixed: &[usize] = &[1, 63, 64, 1000, 129, 3, 200];
         cases.push(Case { lens: mixed, packed: true, heads: [3, 3], head_size, pad: 0 });

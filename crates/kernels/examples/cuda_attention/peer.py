@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-SIZES = [(4, 4096, 16, 64), (16, 2048, 12, 64), (4, 4096, 8, 128), (128, 128, 4, 32), (128, 128, 8, 16)]
+SIZES = [(4, 4096, 16, 64), (16, 2048, 12, 64), (4, 4096, 8, 128), (128, 128, 4, 32), (128, 128, 8, 16), (128, 128, 16, 8)]
 
 
 def median(call, calls=20):

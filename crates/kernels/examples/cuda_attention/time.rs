@@ -6,8 +6,8 @@ use kernels::cuda::attention::{self, Input, InputGrad, Output, OutputGrad, Rows,
 use kernels::cuda::{CudaError, CudaResult, Device};
 
 /// batch, len, heads, head_size.
-const SIZES: [[usize; 4]; 5] =
-    [[4, 4096, 16, 64], [16, 2048, 12, 64], [4, 4096, 8, 128], [128, 128, 4, 32], [128, 128, 8, 16]];
+const SIZES: [[usize; 4]; 6] =
+    [[4, 4096, 16, 64], [16, 2048, 12, 64], [4, 4096, 8, 128], [128, 128, 4, 32], [128, 128, 8, 16], [128, 128, 16, 8]];
 
 /// Prints a line for each of the first `sizes` sizes.
 pub(crate) fn all(device: &Device, sizes: usize) -> CudaResult<()> {

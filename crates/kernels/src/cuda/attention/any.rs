@@ -26,7 +26,9 @@ pub(super) fn backward(call: &mut Call<'_>) -> CudaResult<()> {
     let (heads, head_size) = (call.shape.heads, call.shape.head_size);
     let _delta = call.delta()?;
     let (tiles, _plan) = call.tiles(TILE)?;
-    launch(call, "attention_delta", (heads * call.shape.rows()).div_ceil(THREADS / 32), 0)?;
+    // The kernel's DELTA_LANES.
+    let lanes = 1 << (head_size / 4).ilog2();
+    launch(call, "attention_delta", (heads * call.shape.rows()).div_ceil(THREADS / lanes), 0)?;
     launch(call, "attention_any_dq", tiles * heads, shared(head_size, 4, 1))?;
     call.p.group = call.p.group.min((call.shape.batch * call.shape.kv_heads) as i32);
     launch(call, "attention_any_dkdv", tiles * call.shape.kv_heads, shared(head_size, 4, 2))

@@ -20,6 +20,11 @@ const GROUP: usize = 64;
 /// Bytes of a bf16.
 const ELEMENT: usize = 2;
 
+/// Columns of a head in shared memory: a product takes 16.
+fn padded(head_size: usize) -> usize {
+    head_size.max(16)
+}
+
 /// How a kernel's blocks are cut.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {
@@ -90,7 +95,7 @@ impl Cut {
         Grid {
             blocks: (blocks as u32, 1),
             threads: (128 * (self.consumers + 1) as u32, 1),
-            shared: (1024 + rows * head_size * ELEMENT) as u32,
+            shared: (1024 + rows * padded(head_size) * ELEMENT) as u32,
         }
     }
 }
@@ -101,9 +106,11 @@ pub(super) fn takes(call: &Call<'_>) -> bool {
     let p = &call.p;
     let addresses = [p.q, p.k, p.v, p.o, p.d_o, p.dq, p.dk, p.dv];
     let strides = [p.ldq, p.ldk, p.ldv, p.ldo, p.lddo, p.lddq, p.lddk, p.lddv];
+    // Shorter sequences leave most of a warpgroup's rows empty, and heads of 8 half of their columns.
+    let small = call.shape.head_size == 8 && call.shape.len >= GROUP;
     call.code == 1
         && call.device.arch() == "sm_90a"
-        && matches!(call.shape.head_size, 16 | 32 | 64 | 128)
+        && (matches!(call.shape.head_size, 16 | 32 | 64 | 128) || small)
         && addresses.iter().all(|a| a % 16 == 0)
         && strides.iter().all(|s| s % 8 == 0 && *s < 1 << 39)
 }
@@ -169,26 +176,27 @@ impl Call<'_> {
     }
 }
 
-/// The tensor map of rows of heads, in boxes of rows of one head or of half of one of 128 columns.
+/// The tensor map of columns, heads and rows, in boxes of rows of one head or of half of one of 128 columns.
 fn map(place: Place, rows: usize, heads: usize, head_size: usize, rows_of_box: usize) -> CudaResult<CUtensorMap> {
-    let span = head_size.min(64);
+    let span = padded(head_size).min(64);
     let swizzle = match span {
         16 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
         32 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
         _ => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
     };
     let mut map = CUtensorMap { opaque: [0; 16] };
-    let (size, stride) = ([(heads * head_size) as u64, rows as u64], [place.ld as u64 * ELEMENT as u64]);
-    let (boxes, steps) = ([span as u32, rows_of_box as u32], [1, 1]);
-    // SAFETY: every array holds what a map of rank 2 reads of it; the address is only stored.
+    let size = [head_size, heads, rows].map(|n| n as u64);
+    let strides = [(head_size * ELEMENT) as u64, place.ld as u64 * ELEMENT as u64];
+    let (boxes, steps) = ([span as u32, 1, rows_of_box as u32], [1, 1, 1]);
+    // SAFETY: every array holds what a map of rank 3 reads of it; the address is only stored.
     unsafe {
         cuTensorMapEncodeTiled(
             &mut map,
             CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            2,
+            3,
             place.at as *mut c_void,
             size.as_ptr(),
-            stride.as_ptr(),
+            strides.as_ptr(),
             boxes.as_ptr(),
             steps.as_ptr(),
             CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
@@ -208,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_cut_fits_a_multiprocessor() {
-        for head_size in [16, 32, 64, 128] {
+        for head_size in [8, 16, 32, 64, 128] {
             for len in [1, 128, 129, 4096] {
                 for cut in [Cut::forward(head_size, len), Cut::dq(head_size, len), Cut::dkdv(head_size)] {
                     let grid = cut.grid(head_size, 1);
@@ -216,7 +224,11 @@ mod tests {
                     assert!(shared <= 224 * 1024, "{cut:?} at head size {head_size}: {shared} bytes");
                     // What the kernels have registers for.
                     assert!(matches!((cut.consumers, cut.blocks), (2, 1 | 2) | (3, 1)), "{cut:?}");
-                    assert_eq!(cut.rows() * head_size * ELEMENT % 1024, 0, "{cut:?}: tiles begin at multiples of 1024");
+                    assert_eq!(
+                        cut.rows() * padded(head_size) * ELEMENT % 1024,
+                        0,
+                        "{cut:?}: tiles begin at multiples of 1024"
+                    );
                 }
             }
         }

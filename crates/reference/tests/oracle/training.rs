@@ -51,3 +51,22 @@ fn dfdx_f32_follows_dfdx_f64() {
 fn cpu_follows_dfdx_f32() {
     check(&mut CpuBackend::new(), &mut DfdxBackend::<f32>::new());
 }
+
+/// The norm says that a step came to nothing; it is told once.
+#[test]
+fn gradients_that_are_not_finite_change_nothing() {
+    let backends: [Box<dyn Backend>; 2] = [Box::new(CpuBackend::new()), Box::new(DfdxBackend::<f32>::new())];
+    let rule = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 0.5 };
+    let tape = experts(0.1).record(2, 16).unwrap();
+    for mut on in backends {
+        let mut state = State::new(Params::init(tape.specs(), 9));
+        state.params.values[0].fill(f32::INFINITY);
+        on.load(state.clone()).unwrap();
+        on.gradients(&tape, &random_batch(&tape, VOCAB, 0)).unwrap();
+        let norm = on.update(&rule).unwrap();
+        assert!(!norm.is_finite(), "{}: {norm}", on.name());
+        let after = on.state().unwrap();
+        assert_eq!((after.params, after.m, after.v), (state.params, state.m, state.v), "{}", on.name());
+        assert!(on.grad_norm().unwrap_err().to_string().contains("no rule was applied"));
+    }
+}

@@ -4,6 +4,8 @@ use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::Error;
+
 /// The flags, parsed.
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(max_term_width = 100, after_help = AFTER)]
@@ -12,7 +14,8 @@ pub struct Args {
     /// the largest recorded]
     #[arg(long, value_name = "SCALE")]
     pub scale: Option<String>,
-    /// Where to run: auto (the CPU), cpu, dfdx (the reference backend), cuda or cuda:N
+    /// Where to run: auto (the CPU), cpu, dfdx (the reference backend), cuda, cuda:N or several GPUs, cuda:N-M, which share the
+    /// seeds
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceArg::parse)]
     pub device: DeviceArg,
     /// The seeds, as a count (5 is 0 to 4) or a list (0,3,7); a list of one ends with a comma (3,) [default: the plan's]
@@ -76,20 +79,49 @@ pub enum DeviceArg {
     Cpu,
     /// The reference backend.
     Dfdx,
-    /// The CUDA device of that ordinal.
-    Cuda(usize),
+    /// CUDA devices.
+    Cuda(Gpus),
+}
+
+/// CUDA devices by ordinal: `count` of them, from `first`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gpus {
+    /// The first's ordinal.
+    pub first: usize,
+    /// How many; at least 1.
+    pub count: usize,
+}
+
+impl Gpus {
+    /// The device of that ordinal.
+    pub fn one(ordinal: usize) -> Self {
+        Self { first: ordinal, count: 1 }
+    }
+
+    /// The ordinal of the device that takes the job at a place: in turn.
+    pub fn of(self, place: usize) -> usize {
+        self.first + place % self.count
+    }
 }
 
 impl DeviceArg {
-    fn parse(text: &str) -> Result<DeviceArg, String> {
+    /// Reads the flag's value.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn parse(text: &str) -> Result<DeviceArg, String> {
         match text {
             "auto" => Ok(DeviceArg::Auto),
             "cpu" => Ok(DeviceArg::Cpu),
             "dfdx" => Ok(DeviceArg::Dfdx),
-            "cuda" => Ok(DeviceArg::Cuda(0)),
+            "cuda" => Ok(DeviceArg::Cuda(Gpus::one(0))),
             _ => {
-                let ordinal = text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
-                ordinal.map(DeviceArg::Cuda).ok_or_else(|| "use auto, cpu, dfdx, cuda or cuda:N".into())
+                let gpus = text.strip_prefix("cuda:").and_then(|text| {
+                    let (first, last) = text.split_once('-').unwrap_or((text, text));
+                    let (first, last) = (first.parse::<u16>().ok()?.into(), last.parse::<u16>().ok()?.into());
+                    (first <= last).then(|| Gpus { first, count: last - first + 1 })
+                });
+                gpus.map(DeviceArg::Cuda).ok_or_else(|| "use auto, cpu, dfdx, cuda, cuda:N or cuda:N-M".into())
             }
         }
     }
@@ -104,9 +136,35 @@ impl DeviceArg {
         }
     }
 
-    /// Which of the devices of its kind.
-    pub fn ordinal(self) -> usize {
-        if let DeviceArg::Cuda(ordinal) = self { ordinal } else { 0 }
+    /// Which of the GPUs; the first where none is asked for.
+    pub fn gpus(self) -> Gpus {
+        if let DeviceArg::Cuda(gpus) = self { gpus } else { Gpus::one(0) }
+    }
+
+    /// The one GPU asked for, for programs that know the CPU and GPUs; none for the CPU.
+    ///
+    /// # Errors
+    /// With exit code 2 for several GPUs and for the reference backend.
+    pub fn gpu(self) -> Result<Option<usize>, Error> {
+        self.single()?;
+        match self {
+            DeviceArg::Auto | DeviceArg::Cpu => Ok(None),
+            DeviceArg::Cuda(gpus) => Ok(Some(gpus.first)),
+            DeviceArg::Dfdx => Err(Error::config("--device dfdx: the reference is not timed").hint("use cpu or cuda")),
+        }
+    }
+
+    /// Refuses several GPUs: for what is timed.
+    ///
+    /// # Errors
+    /// With exit code 2.
+    pub fn single(self) -> Result<(), Error> {
+        let Gpus { first, count } = self.gpus();
+        if count == 1 {
+            return Ok(());
+        }
+        let message = format!("--device cuda:{first}-{}: this item is timed on one GPU", first + count - 1);
+        Err(Error::config(message).hint(format!("--device cuda:{first}")))
     }
 }
 
@@ -198,7 +256,7 @@ mod tests {
                      --time-budget 1.5h --threads 2 -v";
         let args = parsed(&flags.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(args.scale.as_deref(), Some("small"));
-        assert_eq!((args.device, args.seeds), (DeviceArg::Cuda(1), Some(vec![0, 1, 2])));
+        assert_eq!((args.device, args.seeds), (DeviceArg::Cuda(Gpus::one(1)), Some(vec![0, 1, 2])));
         assert_eq!(args.rows, Some(vec!["a".to_string(), "b".to_string()]));
         assert_eq!((args.format, args.time_budget), (Format::Json, Some(Duration::from_secs(5400))));
         assert_eq!(args.data, Some("d".into()));
@@ -206,6 +264,15 @@ mod tests {
         for flags in [["--recorded", "-q"], ["--print-config", "--list"]] {
             assert!(parsed(&flags).is_ok());
         }
+    }
+
+    #[test]
+    fn gpus_are_one_or_a_range_and_take_jobs_in_turn() {
+        let device = |text| parsed(&["--device", text]).unwrap().device;
+        assert_eq!(device("cuda"), DeviceArg::Cuda(Gpus::one(0)));
+        let three = Gpus { first: 1, count: 3 };
+        assert_eq!(device("cuda:1-3"), DeviceArg::Cuda(three));
+        assert_eq!((0..5).map(|place| three.of(place)).collect::<Vec<_>>(), [1, 2, 3, 1, 2]);
     }
 
     #[test]
@@ -231,8 +298,9 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_what_is_allowed() {
         for (flags, part) in [
-            (vec!["--device", "tpu"], "use auto, cpu, dfdx, cuda or cuda:N"),
-            (vec!["--device", "cuda:x"], "use auto, cpu, dfdx, cuda or cuda:N"),
+            (vec!["--device", "tpu"], "use auto, cpu, dfdx, cuda, cuda:N or cuda:N-M"),
+            (vec!["--device", "cuda:x"], "use auto, cpu, dfdx, cuda, cuda:N or cuda:N-M"),
+            (vec!["--device", "cuda:3-1"], "use auto, cpu, dfdx, cuda, cuda:N or cuda:N-M"),
             (vec!["--format", "html"], "[possible values: text, markdown, json, csv]"),
             (vec!["--threads", "0"], "0 is not in 1.."),
             (vec!["--recorded", "--resume"], "cannot be used with"),

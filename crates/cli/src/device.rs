@@ -31,7 +31,7 @@ mod tests {
         let kind = |asked| host(asked, &["cpu", "dfdx"], 2).map(|device| device.kind);
         assert_eq!(kind(DeviceArg::Auto), Ok("cpu".into()));
         assert_eq!(kind(DeviceArg::Dfdx), Ok("dfdx".into()));
-        let error = kind(DeviceArg::Cuda(0)).unwrap_err();
+        let error = kind(DeviceArg::Cuda(crate::Gpus::one(0))).unwrap_err();
         assert_eq!((error.exit_code(), error.message.as_str()), (3, "there is no cuda device for this program"));
         assert!(error.hint.unwrap().contains("cpu, dfdx"));
     }

@@ -1,6 +1,6 @@
 //! What a binary supplies.
 
-use crate::{DeviceArg, Error, Progress};
+use crate::{DeviceArg, Error, Gpus, Progress};
 use report::measured::Metric;
 use report::record::Device;
 use serde::de::DeserializeOwned;
@@ -87,8 +87,8 @@ pub struct RowContext<'a> {
     pub seeds: &'a [u64],
     /// The device to run on.
     pub device: &'a Device,
-    /// Which of the devices of its kind, from 0.
-    pub ordinal: usize,
+    /// Which of the GPUs, if it is one or several.
+    pub gpus: Gpus,
     /// CPU threads to use in all.
     pub threads: usize,
     /// A folder for checkpoints of its own; prefix their names with the row's id.

@@ -53,7 +53,7 @@ mod runner;
 mod session;
 mod state;
 
-pub use args::{Args, DeviceArg, Format, Seeds};
+pub use args::{Args, DeviceArg, Format, Gpus, Seeds};
 pub use aside::set_aside;
 pub use device::host as host_device;
 pub use error::{Error, Kind};

@@ -76,7 +76,7 @@ impl Session<'_> {
                 config: &row.config,
                 seeds: &row.seeds,
                 device,
-                ordinal: self.args.device.ordinal(),
+                gpus: self.args.device.gpus(),
                 threads: place.threads,
                 out: place.out,
                 data: data.as_deref(),

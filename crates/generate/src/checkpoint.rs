@@ -3,26 +3,28 @@
 use std::path::Path;
 
 use backend::Decoder;
-use data::text::{TextConfig, Tokenizer};
+use data::text::TextConfig;
 use model::Transformer;
+use train::Device;
 
+use crate::decoding::{Model, Whole};
 use crate::{Error, Result};
 
 /// What a checkpoint says.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The model at the start of one sequence.
-    pub decoder: Decoder,
-    /// The tokenizer of the text it was trained on, where that text is built in.
-    pub tokenizer: Option<Tokenizer>,
+    pub model: Model,
+    /// The text it was trained on, if it is a language model.
+    pub text: Option<TextConfig>,
 }
 
-/// Opens the checkpoint of an experiment's row: `run.row.model` and, of a language model, `run.row.data`.
+/// Opens, on a device, the checkpoint of an experiment's row: `run.row.model` and, of a language model, `run.row.data`.
 ///
 /// # Errors
 /// [`Error::Train`] if the file is damaged or absent, [`Error::Config`] if it names no model or one that this program
 /// does not know.
-pub fn open(path: &Path) -> Result<Checkpoint> {
+pub fn open(path: &Path, device: Device) -> Result<Checkpoint> {
     let refuse = |what: String| {
         let remedy = "give a checkpoint that an experiment of this version wrote";
         Error::Config { path: path.into(), what, remedy }
@@ -32,15 +34,13 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     let model = row.get("model").ok_or_else(|| refuse("field run.row.model is missing".into()))?;
     let model: Transformer =
         serde_json::from_value(model.clone()).map_err(|e| refuse(format!("field run.row.model: {e}")))?;
-    let tokenizer = match row.get("data") {
-        None => None,
-        Some(text) => {
-            let text: TextConfig =
-                serde_json::from_value(text.clone()).map_err(|e| refuse(format!("field run.row.data: {e}")))?;
-            text.tokenizer()?
-        }
-    };
+    let text = row.get("data").map(|text| serde_json::from_value(text.clone())).transpose();
+    let text = text.map_err(|e| refuse(format!("field run.row.data: {e}")))?;
     let tape = model.record(1, 1)?;
     let (state, _) = train::load(path, &tape.specs(), &run)?;
-    Ok(Checkpoint { decoder: Decoder::new(tape, state.params)?, tokenizer })
+    let model = match device {
+        Device::Cpu => Model::Decoder(Box::new(Decoder::new(tape, state.params)?)),
+        other => Model::Whole(Whole::new(model, other.backend(0)?, state)?),
+    };
+    Ok(Checkpoint { model, text })
 }

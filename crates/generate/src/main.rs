@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Parser};
+use cli::DeviceArg;
 use data::text::Tokenizer;
 use generate::{Checkpoint, Error, Result, Sampler, Stream, generate, open};
+use train::Device;
 
 /// Go on from a prompt with the model of a checkpoint. Prompt and text go to stdout as they are drawn, all else to stderr.
 #[derive(Debug, Parser)]
@@ -21,9 +23,12 @@ struct Args {
     /// The prompt as token ids; prints ids, and not the prompt.
     #[arg(long, value_delimiter = ',')]
     ids: Vec<u32>,
-    /// bytes, or a tokenizer.json file; by default that of the text the model was trained on, if it is built in.
+    /// bytes, or a tokenizer.json file; by default that of the text the model was trained on.
     #[arg(long)]
     tokenizer: Option<String>,
+    /// The folder of prepared texts, for the tokenizer of a text that is not built in [default: the environment's DYNCONV_DATA].
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
     /// Tokens to draw.
     #[arg(long, default_value_t = 200)]
     tokens: usize,
@@ -36,6 +41,10 @@ struct Args {
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// auto (the CPU), cpu, dfdx, cuda or cuda:N. The CPU keeps what it needs of the tokens so far; the others, made for
+    /// training, run all of them again for each token.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceArg::parse)]
+    device: DeviceArg,
 }
 
 fn temperature(text: &str) -> std::result::Result<f64, String> {
@@ -56,7 +65,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let Checkpoint { mut decoder, tokenizer } = open(&args.checkpoint)?;
+    let device = Device::of_kind(args.device.kind().unwrap_or("cpu"), args.device.gpus()).unwrap_or(Device::Cpu);
+    let Checkpoint { mut model, text } = open(&args.checkpoint, device)?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.seed);
     let mut out = io::stdout().lock();
     // A reader that has gone away wants no more.
@@ -65,9 +75,9 @@ fn run(args: &Args) -> Result<()> {
         Err(_) => ControlFlow::Break(()),
     };
     let Some(prompt) = &args.prompt else {
-        let vocab = decoder.vocab();
+        let vocab = model.vocab();
         let mut separator = "";
-        generate(&mut decoder, &args.ids, args.tokens, vocab, &mut sampler, &mut |id| {
+        generate(&mut model, &args.ids, args.tokens, vocab, &mut sampler, &mut |id| {
             let shown = show(&format!("{separator}{id}"));
             separator = " ";
             Ok(shown)
@@ -77,10 +87,14 @@ fn run(args: &Args) -> Result<()> {
     };
     let tokenizer = match &args.tokenizer {
         Some(name) => Tokenizer::named(name)?,
-        None => tokenizer.ok_or_else(|| Error::Prompt {
-            what: "the checkpoint has no tokenizer of its own".into(),
-            remedy: "name one with --tokenizer, or give --ids",
-        })?,
+        None => {
+            let text = text.ok_or_else(|| Error::Prompt {
+                what: "the checkpoint has no tokenizer of its own".into(),
+                remedy: "name one with --tokenizer, or give --ids",
+            })?;
+            let data = args.data.clone().or_else(|| std::env::var_os("DYNCONV_DATA").map(PathBuf::from));
+            text.tokenizer_of(data.as_deref())?
+        }
     };
     let mut ids = Vec::new();
     tokenizer.encode(prompt, &mut ids)?;
@@ -88,7 +102,7 @@ fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let (vocab, mut stream) = (tokenizer.vocab() as usize, Stream::new(&tokenizer));
-    generate(&mut decoder, &ids, args.tokens, vocab, &mut sampler, &mut |id| {
+    generate(&mut model, &ids, args.tokens, vocab, &mut sampler, &mut |id| {
         if tokenizer.end_of_text() == Some(id) {
             return Ok(ControlFlow::Break(()));
         }

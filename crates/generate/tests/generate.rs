@@ -59,6 +59,18 @@ fn greedy_tokens_are_the_full_passes_likeliest() {
     assert!(kinds.len() > 2, "the model says little: {row:?}");
 }
 
+/// The reference has no memory of the tokens before: each is a full pass, padded behind.
+#[test]
+fn another_backend_draws_the_same_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut row = row();
+    row["model"]["mlp"] = json!("swiglu");
+    row["model"]["ffn"] = 24.into();
+    let (path, ..) = checkpoint(folder.path(), &row);
+    let flags = ["--ids", "3,1,4", "--tokens", "6", "--temperature", "0"];
+    assert_eq!(ids(&path, &[&flags[..], &["--device", "dfdx"]].concat()), ids(&path, &flags));
+}
+
 #[test]
 fn a_seed_fixes_the_text() {
     let folder = tempfile::tempdir().unwrap();

@@ -112,10 +112,11 @@ impl Experiment for Table {
     }
 
     fn device(&self, asked: DeviceArg, threads: usize) -> Result<Found, Error> {
-        let DeviceArg::Cuda(ordinal) = asked else {
+        asked.single()?;
+        let DeviceArg::Cuda(gpus) = asked else {
             return cli::host_device(asked, self.device_kinds(), threads);
         };
-        let device = Device::new(ordinal).map_err(absent)?;
+        let device = Device::new(gpus.first).map_err(absent)?;
         let driver = std::fs::read_to_string("/sys/module/nvidia/version").ok().map(|text| text.trim().to_string());
         let cuda = Some(device.cuda_version().map_err(absent)?);
         let found = Found { kind: "cuda".into(), name: device.name().into(), threads, driver, cuda };
@@ -179,7 +180,7 @@ mod tests {
         if kernels::cuda::driver_present() {
             return;
         }
-        let error = Table::default().device(DeviceArg::Cuda(0), 1).unwrap_err();
+        let error = Table::default().device(DeviceArg::Cuda(cli::Gpus::one(0)), 1).unwrap_err();
         assert!(error.exit_code() == 3 && error.hint.is_some_and(|hint| hint.contains("--device cpu")));
     }
 }

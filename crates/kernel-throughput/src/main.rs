@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use cli::DeviceArg;
 use kernel_throughput::apply::{self, Kind, Options, apply};
 use kernel_throughput::check::{Outcome, check, check_decode};
 use kernel_throughput::{Dtype, large, sample};
@@ -23,9 +24,9 @@ struct Args {
 enum Command {
     /// Compare the GPU's results with an f64 reference and the CPU op over a pairwise sample of all options
     Check {
-        /// The GPU
-        #[arg(long, default_value_t = 0)]
-        ordinal: usize,
+        /// The GPU: cuda or cuda:N
+        #[arg(long, default_value = "cuda", value_parser = DeviceArg::parse)]
+        device: DeviceArg,
         /// Only cases I, I + N, I + 2 N, ...: several processes share the work
         #[arg(long, value_name = "I/N", value_parser = shard, default_value = "0/1")]
         shard: (usize, usize),
@@ -52,9 +53,9 @@ enum Command {
         /// The file written
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
-        /// Where to run
-        #[arg(long, value_enum, default_value = "cpu")]
-        device: On,
+        /// Where to run: auto (the CPU), cpu, cuda or cuda:N
+        #[arg(long, default_value = "auto", value_parser = DeviceArg::parse)]
+        device: DeviceArg,
         /// The type of operands and results
         #[arg(long, value_enum, default_value = "f32")]
         dtype: Type,
@@ -65,12 +66,6 @@ enum Command {
         #[arg(long)]
         silu: bool,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum On {
-    Cpu,
-    Cuda,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -87,7 +82,7 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Check { ordinal, shard, seconds, small, large } => run_check(ordinal, shard, seconds, small, large),
+        Command::Check { device, shard, seconds, small, large } => run_check(device, shard, seconds, small, large),
         Command::Apply { op, input, output, device, dtype, residual, silu } => {
             let dtype = match dtype {
                 Type::F32 => Dtype::F32,
@@ -95,8 +90,7 @@ fn main() -> ExitCode {
                 Type::F16 => Dtype::F16,
             };
             let options = Options { kind: op, dtype, residual, silu };
-            let device = (device == On::Cuda).then(|| Device::new(0)).transpose().map_err(|e| (3, e.to_string()));
-            device.and_then(|device| {
+            open(device).and_then(|device| {
                 let done = apply(&input, &output, options, device.as_ref());
                 done.map(|()| ExitCode::SUCCESS).map_err(|e: apply::Error| (2, e.to_string()))
             })
@@ -108,14 +102,21 @@ fn main() -> ExitCode {
     })
 }
 
+/// The GPU asked for, if it is one.
+fn open(device: DeviceArg) -> Result<Option<Device>, (u8, String)> {
+    let gpu = device.gpu().map_err(|e| (2, e.to_string()))?;
+    gpu.map(Device::new).transpose().map_err(|e| (3, e.to_string()))
+}
+
 fn run_check(
-    ordinal: usize,
+    device: DeviceArg,
     (index, shards): (usize, usize),
     seconds: Option<u64>,
     small: bool,
     large: bool,
 ) -> Result<ExitCode, (u8, String)> {
-    let device = Device::new(ordinal).map_err(|e| (3, e.to_string()))?;
+    let gpu = open(device)?;
+    let device = gpu.ok_or_else(|| (2, "check compares a GPU with the CPU: give --device cuda".to_string()))?;
     if large {
         let wrong = large::check(&device).map_err(|e| (2, e.to_string()))?;
         wrong.iter().for_each(|line| println!("WRONG {line}"));

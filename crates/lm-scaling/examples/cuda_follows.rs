@@ -38,7 +38,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
             let losses = measured.points.into_iter().filter(|point| point.metric == "train_loss");
             Ok::<Vec<f64>, lm_scaling::Error>(losses.map(|point| point.value).collect())
         };
-        let (cpu, cuda) = (losses(Device::Cpu)?, losses(Device::Cuda(0))?);
+        let (cpu, cuda) = (losses(Device::Cpu)?, losses(Device::Cuda(cli::Gpus::one(0)))?);
         let far = cpu.iter().zip(&cuda).map(|(a, b)| (a - b).abs() / a).fold(0.0, f64::max);
         let last = |losses: &[f64]| losses.last().copied().unwrap_or(f64::NAN);
         println!(

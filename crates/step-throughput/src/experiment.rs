@@ -80,13 +80,14 @@ impl Experiment for Table {
     }
 
     fn device(&self, asked: DeviceArg, threads: usize) -> Result<Device, Error> {
+        asked.single()?;
         train::find_device(asked, self.device_kinds(), threads)
     }
 
     fn measure(&self, ctx: &RowContext) -> Result<Vec<Metric>, Error> {
         let row: Row = ctx.parse()?;
         let peers = ctx.peer.map(peers).transpose().map_err(Error::config)?.unwrap_or_default();
-        let cuda = (ctx.device.kind == "cuda").then_some(ctx.ordinal);
+        let cuda = (ctx.device.kind == "cuda").then_some(ctx.gpus.first);
         let baseline = self.baseline(&row, cuda, ctx.threads)?;
         let timing =
             if row == row.without() { baseline } else { measure(&row, cuda, ctx.threads).map_err(Error::config)? };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use backend::{Backend, CudaBackend, MemoryPlan, Precision};
 use clap::Parser;
+use cli::DeviceArg;
 use step_throughput::{Row, batch, measure, peak_flops, plan, state};
 
 /// Times training steps of rows of table 4.
@@ -15,9 +16,9 @@ struct Args {
     /// Scale of the plan.
     #[arg(long, default_value = "small")]
     scale: String,
-    /// GPU to run on; the CPU if absent.
-    #[arg(long)]
-    cuda: Option<usize>,
+    /// Where to run: auto (the CPU), cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto", value_parser = DeviceArg::parse)]
+    device: DeviceArg,
     /// CPU threads; all cores if absent.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -43,6 +44,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let cuda = args.device.gpu()?;
     let plan = report::plan::Plan::parse(plan())?;
     let only = (!args.rows.is_empty()).then_some(&args.rows[..]);
     for planned in plan.resolve(&args.scale, only)? {
@@ -56,19 +58,18 @@ fn main() -> anyhow::Result<()> {
         if args.print_memory {
             println!("{}\n{}", planned.id, MemoryPlan::new(&row.tape()?, Precision::Bf16, row.accumulate > 1)?);
         } else if args.tune {
-            let ordinal = args.cuda.context("--tune times products on a GPU: give --cuda N")?;
+            let ordinal = cuda.context("--tune times products on a GPU: give --device cuda")?;
             let tape = row.tape()?;
             let mut backend = CudaBackend::new(ordinal, Precision::Bf16)?;
             backend.load(state(&tape))?;
             backend.tune(&tape, &batch(tape.tokens(), row.model.vocab))?.iter().for_each(|line| println!("{line}"));
         } else if args.profile {
-            let ordinal = args.cuda.context("--profile times launches of a GPU: give --cuda N")?;
+            let ordinal = cuda.context("--profile times launches of a GPU: give --device cuda")?;
             profile(&planned.id, &row, ordinal)?;
         } else {
             let threads = args.threads.map_or_else(rayon::current_num_threads, usize::from);
-            let timing = measure(&row, args.cuda, threads)?;
-            let name =
-                args.cuda.map(kernels::cuda::Device::new).transpose()?.map_or("cpu".into(), |d| d.name().to_string());
+            let timing = measure(&row, cuda, threads)?;
+            let name = cuda.map(kernels::cuda::Device::new).transpose()?.map_or("cpu".into(), |d| d.name().to_string());
             let mfu = peak_flops(&name).map_or("-".into(), |p| format!("{:.1}", 100.0 * timing.flops_per_second / p));
             println!(
                 "{}: {:.2} ms, {:.0} tok/s, mfu {mfu} %, {} GiB, loss {} to {}",

@@ -13,7 +13,7 @@ impl Options {
     /// If no backend of this program drives the device.
     pub fn of(ctx: &RowContext<'_>) -> Result<Self, cli::Error> {
         let kind = &ctx.device.kind;
-        let device = Device::of_kind(kind, ctx.ordinal);
+        let device = Device::of_kind(kind, ctx.gpus);
         let device = device.ok_or_else(|| cli::Error::device(format!("no backend drives a {kind} device")))?;
         let (threads, resume, keep, deadline) = (ctx.threads, ctx.resume, ctx.keep_checkpoints, ctx.deadline);
         Ok(Self { device, threads, out: Some(ctx.out.to_path_buf()), resume, keep, deadline })

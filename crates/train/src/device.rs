@@ -1,7 +1,7 @@
 //! What runs the tapes of a training.
 
 use backend::{Backend, CpuBackend, CudaBackend, Precision, Tape};
-use cli::DeviceArg;
+use cli::{DeviceArg, Gpus};
 use reference::DfdxBackend;
 use report::record;
 
@@ -12,33 +12,33 @@ pub enum Device {
     Cpu,
     /// dfdx in f32: the slow oracle.
     Dfdx,
-    /// Our kernels on the GPU of that ordinal, activations in bf16.
-    Cuda(usize),
+    /// Our kernels on these GPUs, activations in bf16; a training has one of them.
+    Cuda(Gpus),
 }
 
 impl Device {
     /// The kinds by name, as records and flags have them.
     pub const KINDS: [&str; 3] = ["cpu", "dfdx", "cuda"];
 
-    /// The device of that kind and ordinal, if there is such a kind.
-    pub fn of_kind(kind: &str, ordinal: usize) -> Option<Self> {
+    /// The device of that kind, if there is such; `gpus`: which, if it is one.
+    pub fn of_kind(kind: &str, gpus: Gpus) -> Option<Self> {
         match kind {
             "cpu" => Some(Self::Cpu),
             "dfdx" => Some(Self::Dfdx),
-            "cuda" => Some(Self::Cuda(ordinal)),
+            "cuda" => Some(Self::Cuda(gpus)),
             _ => None,
         }
     }
 
-    /// A backend that holds nothing yet.
+    /// A backend that holds nothing yet, for the training at a place among those that run side by side.
     ///
     /// # Errors
     /// [`backend::Error::Backend`] if the device is absent.
-    pub fn backend(self) -> backend::Result<Box<dyn Backend>> {
+    pub fn backend(self, place: usize) -> backend::Result<Box<dyn Backend>> {
         Ok(match self {
             Self::Cpu => Box::new(CpuBackend::new()),
             Self::Dfdx => Box::new(DfdxBackend::<f32>::new()),
-            Self::Cuda(ordinal) => Box::new(CudaBackend::new(ordinal, Precision::Bf16)?),
+            Self::Cuda(gpus) => Box::new(CudaBackend::new(gpus.of(place), Precision::Bf16)?),
         })
     }
 }
@@ -46,13 +46,26 @@ impl Device {
 /// The device a command asks for, as its record names it; `kinds` are those the command runs on.
 ///
 /// # Errors
-/// The device is absent: exit code 3, with what is missing and what to do.
+/// The device is absent: exit code 3, with what is missing and what to do. Several GPUs of different names are refused.
 pub fn find(asked: DeviceArg, kinds: &[&str], threads: usize) -> Result<record::Device, cli::Error> {
-    let DeviceArg::Cuda(ordinal) = asked else { return cli::host_device(asked, kinds, threads) };
-    let (name, cuda) = backend::cuda_device(ordinal).map_err(|e| match e {
-        backend::Error::Backend { what, hint, .. } => cli::Error::device(what).hint(hint),
-        other => cli::Error::device(other),
-    })?;
+    let DeviceArg::Cuda(gpus) = asked else { return cli::host_device(asked, kinds, threads) };
+    let open = |ordinal| {
+        backend::cuda_device(ordinal).map_err(|e| match e {
+            backend::Error::Backend { what, hint, .. } => cli::Error::device(what).hint(hint),
+            other => cli::Error::device(other),
+        })
+    };
+    let (mut name, cuda) = open(gpus.first)?;
+    for ordinal in gpus.first + 1..gpus.first + gpus.count {
+        let (other, _) = open(ordinal)?;
+        if other != name {
+            let what = format!("GPU {} is {name}, GPU {ordinal} is {other}", gpus.first);
+            return Err(cli::Error::device(what).hint("name GPUs of one kind, for whose name the results are kept"));
+        }
+    }
+    if gpus.count > 1 {
+        name = format!("{} x {name}", gpus.count);
+    }
     let driver = std::fs::read_to_string("/sys/module/nvidia/version").ok().map(|text| text.trim().to_string());
     Ok(record::Device { kind: "cuda".into(), name, threads, driver, cuda: Some(cuda) })
 }
@@ -80,7 +93,7 @@ mod tests {
 
     #[test]
     fn an_absent_gpu_ends_with_3_and_a_hint() {
-        let error = find(DeviceArg::Cuda(999), &Device::KINDS, 1).unwrap_err();
+        let error = find(DeviceArg::Cuda(Gpus::one(999)), &Device::KINDS, 1).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.hint.is_some(), "{error:?}");
         assert_eq!(find(DeviceArg::Cpu, &Device::KINDS, 1).map(|device| device.kind), Ok("cpu".into()));

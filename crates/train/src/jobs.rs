@@ -127,7 +127,7 @@ pub fn train_all(
 ) -> std::result::Result<Vec<Outcome>, (usize, Error)> {
     side_by_side(jobs.len(), options.threads.max(1), |place| {
         let job = &jobs[place];
-        one(job, options, &|what| listen(Event { run: place, runs: jobs.len(), seed: job.seed, what }))
+        one(job, options, place, &|what| listen(Event { run: place, runs: jobs.len(), seed: job.seed, what }))
     })
 }
 
@@ -146,14 +146,14 @@ impl Job<'_> {
     }
 }
 
-fn one(job: &Job<'_>, options: &Options, tell: &dyn Fn(What<'_>)) -> Result<Outcome> {
+fn one(job: &Job<'_>, options: &Options, place: usize, tell: &dyn Fn(What<'_>)) -> Result<Outcome> {
     let mut run = job.run.clone();
     run.insert("seed".into(), job.seed.into());
     let (every, resume, run) = (CHECKPOINT_EVERY, options.resume, Value::Object(run));
     let checkpoint = job.path(options).map(|path| Checkpoint { path, every, resume, run });
     let mut teller = Teller { steps: job.config.steps, tell };
     let run = Run { seed: job.seed, checkpoint, deadline: options.deadline, progress: &mut teller };
-    let mut backend = options.device.backend()?;
+    let mut backend = options.device.backend(place)?;
     let mut outcome = train(&mut *backend, &job.record, job.source, job.config, run)?;
     if let (Some(probe), End::Steps | End::EarlyStop) = (job.probe, outcome.end) {
         outcome.probed = probe(&mut *backend)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kernels::cuda::graph::{Graph, Moment};
-use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
+use kernels::cuda::{CudaResult, Device, Dtype, Memory, Readback, Tensor};
 use kernels::rope::Table;
 
 use super::lower::{Lowered, Pass};
@@ -48,6 +48,7 @@ pub(super) struct Compiled {
     values: Vec<Option<Tensor>>,
     inputs: Tensor,
     outputs: Tensor,
+    readback: Readback<u32>,
     graph: Option<Graph>,
     runs: usize,
 }
@@ -89,6 +90,7 @@ impl Compiled {
             values: values.collect::<CudaResult<_>>()?,
             inputs: row(&inputs, lowered.inputs.len())?,
             outputs: row(&outputs, lowered.inputs.outputs())?,
+            readback: Readback::new(device, lowered.inputs.outputs())?,
             key,
             lowered,
             graph: None,
@@ -139,8 +141,8 @@ impl Compiled {
     }
 
     /// Negative log likelihoods and likeliest tokens of the last run.
-    pub(super) fn outputs(&self, device: &Device) -> CudaResult<(Vec<f32>, Vec<u32>)> {
-        let words = self.outputs.read::<u32>(device)?;
+    pub(super) fn outputs(&mut self, device: &Device) -> CudaResult<(Vec<f32>, Vec<u32>)> {
+        let words = self.readback.read(device, &self.outputs)?;
         let (nll, argmax) = words.split_at(words.len() / 2);
         Ok((nll.iter().map(|&w| f32::from_bits(w)).collect(), argmax.to_vec()))
     }

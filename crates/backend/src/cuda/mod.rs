@@ -200,7 +200,7 @@ impl CudaBackend {
 
     /// Waits for what was queued last.
     fn outcome(&mut self) -> Result<Scores> {
-        let (Some(labels), Some(program)) = (self.begun.take(), self.last.map(|i| &self.programs[i])) else {
+        let (Some(labels), Some(program)) = (self.begun.take(), self.last.map(|i| &mut self.programs[i])) else {
             return Err(self.missing("no pass was begun", "call begin() first"));
         };
         let Some(labels) = labels else { return Ok(Scores::default()) };
@@ -318,7 +318,7 @@ impl Backend for CudaBackend {
     }
 
     fn grad_norm(&mut self) -> Result<f32> {
-        match &self.state {
+        match &mut self.state {
             Some(state) if std::mem::take(&mut self.applied) => Ok(state.grad_norm(&self.device)?),
             _ => Err(self.missing("no rule was applied", "call apply() first")),
         }

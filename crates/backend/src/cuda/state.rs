@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kernels::cuda::dense::{self, Parameters, Rule};
-use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
+use kernels::cuda::{CudaResult, Device, Dtype, Memory, Readback, Tensor};
 
 use super::layout::Layout;
 use crate::optim::{AdamW, State};
@@ -25,6 +25,7 @@ pub(super) struct DeviceState {
     v: Tensor,
     rule: Tensor,
     norm: Tensor,
+    norm_read: Readback<f32>,
     parts: Tensor,
     step: u64,
 }
@@ -54,6 +55,7 @@ impl DeviceState {
             tap_gradients: flat(n - layout.taps, dtype)?,
             rule: flat(8, Dtype::F32)?,
             norm: flat(2, Dtype::F32)?,
+            norm_read: Readback::new(device, 2)?,
             parts: flat(PARTS, Dtype::F64)?,
             specs: state.params.specs.clone(),
             step: state.step,
@@ -100,7 +102,7 @@ impl DeviceState {
     }
 
     /// Waits for the global norm before clipping.
-    pub(super) fn grad_norm(&self, device: &Device) -> CudaResult<f32> {
-        Ok(self.norm.read::<f32>(device)?[0])
+    pub(super) fn grad_norm(&mut self, device: &Device) -> CudaResult<f32> {
+        Ok(self.norm_read.read(device, &self.norm)?[0])
     }
 }

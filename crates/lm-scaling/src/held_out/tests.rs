@@ -75,7 +75,7 @@ fn padded_rows_score_as_token_by_token() {
         let all: Vec<&Sequence> = sequences.iter().collect();
         assert_eq!(lengths(&sequences, 24), [16, 24], "both shapes are met");
         for device in [Device::Cpu, Device::Dfdx] {
-            let mut backend = device.backend().unwrap();
+            let mut backend = device.backend(0).unwrap();
             backend.load(State::new(params.clone())).unwrap();
             let check = |found: Vec<Likelihood>| {
                 assert_eq!(found.len(), want.len());

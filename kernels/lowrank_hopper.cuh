@@ -15,6 +15,11 @@ constexpr int U_STEP = BLOCK_CH / 8 * OCT / 16;           // from one w of U to 
 // U; static_w OUTSIDE (mma.cuh) as if it were w = W of it: its rank r is row r of static_w; and for each w the operand A [64, 16] that picks
 // that row, column w of it 1 and all others 0: registers have no room for it.
 constexpr int U_PLANES = W + OUTSIDE, PICK_STEP = 8 * OCT / 16, AT_PICK = U_PLANES * U_STEP * 16, U_BYTES = AT_PICK + (OUTSIDE ? W * PICK_STEP * 16 : 0);
+// Streams whose channels share a block's, the same SIDE_CH of each: 1, or more that start at stream blockIdx.y.
+#ifndef SIDES
+#define SIDES 1
+#endif
+constexpr int SIDE_CH = BLOCK_CH / SIDES;
 constexpr int Z_STEP = 48, Z_TILE = HALO * Z_STEP;                              // bytes: a row of z (16 ranks, longer as above), a tile of z
 
 // ---- barriers in shared memory
@@ -85,6 +90,10 @@ __device__ __forceinline__ void start_tap(float (&tap)[16], const u32 (&za)[4], 
 __device__ __forceinline__ int chunk_of(int group, int c) { return (group >> 1) * 8 + (c & 1) + (c >> 1) * 4 + (group & 1) * 2; }
 // Row g (+8) of a warp is token 2g (+1) of its 16: a lane's x[t-w] are its own registers for two rows.
 
+// Of a block's channel: its stream from the block's first on, and where it is in that.
+__device__ __forceinline__ int side_of(int channel) { return SIDES == 1 ? 0 : channel / SIDE_CH; }
+__device__ __forceinline__ int in_side(int channel) { return SIDES == 1 ? channel : channel % SIDE_CH; }
+
 // U (static_w as rank R, or apart): shared [U_PLANES][BLOCK_CH / 8 octs of columns][2 rank halves][8 ranks][8 columns], zero past R and D.
 // By the first COUNT threads, none of whom has copies under way: publish_stores would wait for those.
 template <int COUNT> __device__ __forceinline__ void fill_u_cores(const Params& p, int d0, unsigned char* shared) {
@@ -95,12 +104,13 @@ template <int COUNT> __device__ __forceinline__ void fill_u_cores(const Params& 
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
         const int i = threadIdx.x + k * COUNT, chunk = i % (BLOCK_CH / 8), r = i / (BLOCK_CH / 8) % 16, w = i / (BLOCK_CH / 8) / 16;
+        const int side = side_of(chunk * 8), d = d0 + in_side(chunk * 8);
         v[k].zero();
-        if (i >= ALL || d0 + chunk * 8 >= p.d_model) continue;
+        if (i >= ALL || d >= p.d_model) continue;
         if (OUTSIDE && w == W) {
-            if (r < W) v[k].load(sw + (i64)r * p.d_model + d0 + chunk * 8);
-        } else if (r < RANK) v[k].load(u + ((i64)r * W + w) * p.d_model + d0 + chunk * 8);
-        else if (STATIC && r == RANK) v[k].load(sw + (i64)w * p.d_model + d0 + chunk * 8);
+            if (r < W) v[k].load(sw + side * p.s_static + (i64)r * p.d_model + d);
+        } else if (r < RANK) v[k].load(u + side * p.s_u + ((i64)r * W + w) * p.d_model + d);
+        else if (STATIC && r == RANK) v[k].load(sw + side * p.s_static + (i64)w * p.d_model + d);
     }
 #pragma unroll
     for (int k = 0; k < EACH; k++) {
@@ -154,10 +164,10 @@ __device__ __forceinline__ int4 tile_rows(const Params& p, int span, int k) {
 // the sequence, and channels past D, become zeros.
 template <int WARPS, bool IS_X> __device__ __forceinline__ void fetch_rows(const Params& p, int4 t, int d0, int thread, elem* dst) {
     static_assert(BLOCK_CH == 32 * 8, "a row is 16 bytes a lane");
-    const int lane = thread & 31, first = thread / 32, d = d0 + lane * 8, row0 = t.x - (IS_X ? W - 1 : 0);
+    const int lane = thread & 31, first = thread / 32, d = d0 + in_side(lane * 8), row0 = t.x - (IS_X ? W - 1 : 0);
     const bool valid = d < p.d_model;
     const i64 ld = IS_X ? p.ldx : p.lddy;
-    const elem* from = IS_X ? p.x + blockIdx.y * p.s_x : p.dy + blockIdx.y * p.s_dy;
+    const elem* from = (IS_X ? p.x + blockIdx.y * p.s_x : p.dy + blockIdx.y * p.s_dy) + side_of(lane * 8) * (IS_X ? p.s_x : p.s_dy);
     u32 to = shared_address(dst + first * PITCH + lane * 8);
     if (row0 >= t.y && row0 + HALO <= t.z) {
         const elem* src = valid ? from + (i64)(row0 + first) * ld + d : p.x;

@@ -24,9 +24,10 @@ const TUNED: &str = "sm_90a";
 const OTHERS: [&str; 3] = ["sm_80", "sm_89", "sm_100"];
 const EVERY: usize = 24;
 /// Written in the instructions of sm_90a alone.
-const ONE_TARGET: [&str; 5] = [
+const ONE_TARGET: [&str; 6] = [
     "short_conv_lowrank_fwd_hopper.cu",
     "short_conv_lowrank_bwd_hopper.cu",
+    "short_conv_swiglu_hopper.cu",
     "attention_fwd.cu",
     "attention_dq.cu",
     "attention_dkdv.cu",

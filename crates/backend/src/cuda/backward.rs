@@ -232,6 +232,9 @@ impl Lower<'_> {
                 self.finish(detours);
             }
             Op::SwiGlu { gate, up } => {
+                if let Some(plan) = self.under_swiglu(gate.index()) {
+                    return self.conv_swiglu_backward(dy, &plan);
+                }
                 let (dgate, mut detours) = self.targets(&[gate]);
                 let (dup, more) = self.targets(&[up]);
                 detours.extend(more);

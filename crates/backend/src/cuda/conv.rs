@@ -9,6 +9,10 @@ use crate::op::{Filter, Op, Param, Var};
 
 impl Lower<'_> {
     pub(super) fn conv_forward(&mut self, i: usize) {
+        if self.under_swiglu(i).is_some() {
+            // SwiGLU's launch makes them.
+            return;
+        }
         let Some(plan) = self.conv(i) else { return };
         let y = self.fresh(plan.x.cols);
         for (k, &member) in plan.members.iter().enumerate() {
@@ -85,16 +89,16 @@ impl Lower<'_> {
 /// What a step needs of a convolution beside its matrices.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConvSpec {
-    kind: Kind,
+    pub(super) kind: Kind,
     streams: usize,
     batch: usize,
-    width: usize,
-    options: Options,
+    pub(super) width: usize,
+    pub(super) options: Options,
     packed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Static,
     HeadWise { head_size: usize, fixed: bool },
     LowRank { fixed: bool },

@@ -40,6 +40,9 @@ impl Lower<'_> {
             Op::Rope { x, heads, theta } => self.rope_forward(i, x, heads, theta),
             Op::Attention { q, k, v, heads } => self.attention_forward(i, [q, k, v], heads),
             Op::SwiGlu { gate, up } => {
+                if let Some(plan) = self.under_swiglu(gate.index()) {
+                    return self.conv_swiglu(i, &plan);
+                }
                 let y = self.fresh(self.tape.cols(gate));
                 let views = [self.value(gate), self.value(up), y];
                 self.p.step("swiglu", views, |on, [g, u, y]| dense::swiglu(on.device, g, u, y));

@@ -39,6 +39,8 @@ pub(super) struct Lower<'a> {
     pub(super) pass: Pass,
     /// Type of activations.
     pub(super) dtype: Dtype,
+    /// The device's architecture, such as sm_90a; any other name for launches that every device has.
+    pub(super) arch: &'a str,
     pub(super) packed: bool,
     pub(super) inputs: Inputs,
     pub(super) p: Program,
@@ -59,13 +61,14 @@ pub(super) struct Lower<'a> {
     pub(super) segments: Vec<Segment>,
 }
 
-/// Lowers a tape for batches of equal rows or, with `packed`, for at most so many packed sequences.
+/// Lowers a tape for a device of that architecture: for batches of equal rows or, with `packed`, for at most so many packed sequences.
 pub(super) fn lower(
     tape: &Tape,
     groups: &Groups,
     layout: &Layout,
     pass: Pass,
     dtype: Dtype,
+    arch: &str,
     packed: Option<usize>,
 ) -> Lowered {
     let n = tape.ops().len();
@@ -75,6 +78,7 @@ pub(super) fn lower(
         layout,
         pass,
         dtype,
+        arch,
         packed: packed.is_some(),
         inputs: Inputs::new(tape, packed),
         p: Program::default(),

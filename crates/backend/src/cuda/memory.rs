@@ -10,6 +10,9 @@ use super::programs::supported;
 use crate::Result;
 use crate::tape::Tape;
 
+/// The architecture of no device: what only some devices do without is counted.
+const ANY: &str = "any";
+
 /// Bytes of a training step by kind. The workspaces of the libraries and the scratch of single launches come on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
@@ -28,7 +31,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The plan of a training step of this tape; with `parts`, of a step that takes its batch in several passes of it.
+    /// The plan of a training step of this tape; with `parts`, of a step that takes its batch in several passes of it. For any
+    /// device: one of sm_90a needs less where convolutions run within SwiGLU.
     ///
     /// # Errors
     /// If the tape has an op that CUDA has not.
@@ -37,7 +41,7 @@ impl MemoryPlan {
         let groups = Groups::new(tape);
         let layout = Layout::new(tape, &groups);
         let dtype = precision.dtype();
-        let lowered = lower(tape, &groups, &layout, Pass::Train { add: parts }, dtype, None);
+        let lowered = lower(tape, &groups, &layout, Pass::Train { add: parts }, dtype, ANY, None);
         let copy = if dtype == Dtype::F32 { 0 } else { dtype.bytes() };
         Ok(Self {
             parameters: layout.len * (4 + copy),

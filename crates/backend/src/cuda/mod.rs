@@ -21,6 +21,7 @@ mod program;
 mod programs;
 mod segments;
 mod state;
+mod swiglu;
 
 use std::sync::Arc;
 

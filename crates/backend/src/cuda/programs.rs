@@ -61,7 +61,7 @@ impl CudaBackend {
         let Some(layout) = self.state.as_ref().map(|s| s.layout.clone()) else {
             return Err(self.missing("no parameters", "load a state first"));
         };
-        let lowered = lower(tape, &groups, &layout, pass, self.precision.dtype(), packed);
+        let lowered = lower(tape, &groups, &layout, pass, self.precision.dtype(), self.device.arch(), packed);
         let need = lowered.program.place().1;
         if self.work.as_ref().is_none_or(|work| work.len() < need) {
             // The old memory goes first: both may not fit.

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::groups::Groups;
 use super::layout::Layout;
 use super::lower::lower;
-use super::tests::tape;
+use super::tests::{convolved_mlp, tape};
 use super::*;
 use crate::op::Op;
 use crate::params::ParamSpec;
@@ -21,7 +21,7 @@ fn written(name: &str, views: usize) -> (&'static [usize], bool) {
         "embedding" | "add" | "swiglu" | "linear" | "classifier" => (&[2], false),
         "norm" => (&[1, 2], false),
         "add + norm" => (&[2, 3, 4], false),
-        "copy" | "short_conv" | "gelu" => (&[1], false),
+        "copy" | "short_conv" | "gelu" | "conv + swiglu" => (&[1], false),
         "rope" | "rope back" => (&[3], false),
         "attention" => (&[3, 4], false),
         "cross_entropy" => (&[0, 2, 3], false),
@@ -29,7 +29,7 @@ fn written(name: &str, views: usize) -> (&'static [usize], bool) {
         // The last is scratch; the gain stands in the place of the bias of a layer norm.
         "norm back" => (&[3, 5, 6, 7], true),
         "swiglu back" => (&[3, 4], false),
-        "gelu back" => (&[2], false),
+        "gelu back" | "conv + swiglu back" => (&[2], false),
         "attention back" => (&[6, 7, 8], false),
         "short_conv back" => (&[2, 6, 7, 8], false),
         "embedding back" => (&[5], true),
@@ -106,10 +106,10 @@ impl Symbols {
 
 /// Hashes of all gradients, losses and likeliest tokens after a training pass; with `before`, one that adds to gradients that this
 /// marks.
-fn outcome(tape: &Tape, before: Option<u64>) -> Vec<(String, u64)> {
+fn outcome(tape: &Tape, before: Option<u64>, arch: &str) -> Vec<(String, u64)> {
     let groups = Groups::new(tape);
     let layout = Layout::new(tape, &groups);
-    let program = lower(tape, &groups, &layout, Pass::Train { add: before.is_some() }, Dtype::Bf16, None).program;
+    let program = lower(tape, &groups, &layout, Pass::Train { add: before.is_some() }, Dtype::Bf16, arch, None).program;
     let mut symbols = Symbols { places: program.place().0, elements: HashMap::new(), held: HashSet::new() };
     // Parameters and inputs differ from element to element.
     for home in [Home::Values, Home::Copy, Home::Inputs, Home::Tables] {
@@ -147,27 +147,30 @@ fn recomputing(tape: &Tape) -> Tape {
 
 #[test]
 fn gradients_come_about_as_without_recomputation() {
-    for conv in [false, true] {
-        let tape = tape(3, conv);
-        let (plain, again) = (outcome(&tape, None), outcome(&recomputing(&tape), None));
+    for (tape, arch) in
+        [(tape(3, false), "any"), (tape(3, true), "any"), (convolved_mlp(2), "any"), (convolved_mlp(2), "sm_90a")]
+    {
+        let (plain, again) = (outcome(&tape, None, arch), outcome(&recomputing(&tape), None, arch));
         assert!(plain.len() > 10_000 && plain.iter().all(|(_, hash)| *hash != 0));
         let differing = plain.iter().zip(&again).find(|(a, b)| a != b);
-        assert_eq!((plain.len(), differing), (again.len(), None), "conv {conv}");
+        assert_eq!((plain.len(), differing), (again.len(), None), "{arch}");
     }
 }
 
 /// Every gradient of a pass that adds depends on what was there before, and every parameter's is written.
 #[test]
 fn a_part_adds_to_every_gradient() {
-    let tape = tape(2, true);
-    let (one, other) = (outcome(&tape, Some(1)), outcome(&tape, Some(2)));
-    for (a, b) in one.iter().zip(&other) {
-        assert_eq!(a == b, a.0.contains("Outputs"), "{}: scores are the part's own, gradients are sums", a.0);
+    for (tape, arch) in [(tape(2, true), "any"), (convolved_mlp(1), "sm_90a")] {
+        let (one, other) = (outcome(&tape, Some(1), arch), outcome(&tape, Some(2), arch));
+        for (a, b) in one.iter().zip(&other) {
+            assert_eq!(a == b, a.0.contains("Outputs"), "{}: scores are the part's own, gradients are sums", a.0);
+        }
+        // By the half word: gradients of taps are as narrow as activations.
+        let tap = |s: &ParamSpec| s.name.ends_with(".u") || s.name.ends_with(".static");
+        let halves = |s: &ParamSpec| s.numel() * if tap(s) { 1 } else { 2 };
+        let written = one.iter().filter(|(at, hash)| *hash > 2 && !at.contains("Outputs")).count();
+        assert!(written >= tape.specs().iter().map(halves).sum(), "{written}");
     }
-    // By the half word: gradients of taps are as narrow as activations.
-    let halves = |s: &ParamSpec| s.numel() * if s.name.ends_with(".u") || s.name.ends_with(".static") { 1 } else { 2 };
-    let written = one.iter().filter(|(at, hash)| *hash > 2 && !at.contains("Outputs")).count();
-    assert!(written >= tape.specs().iter().map(halves).sum(), "{written}");
 }
 
 #[test]
@@ -200,7 +203,7 @@ fn recomputation_takes_less_memory_and_one_more_forward_pass() {
     let count = |tape: &Tape, name: &str| {
         let groups = Groups::new(tape);
         let layout = Layout::new(tape, &groups);
-        let steps = lower(tape, &groups, &layout, Pass::Train { add: false }, Dtype::Bf16, None).program.steps;
+        let steps = lower(tape, &groups, &layout, Pass::Train { add: false }, Dtype::Bf16, "any", None).program.steps;
         steps.iter().filter(|step| step.name == name).count()
     };
     for (name, n) in [("attention", 8), ("short_conv", 8), ("swiglu", 8), ("attention back", 0), ("classifier", 0)] {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 26] = [
+pub const FILES: [(&str, &str); 27] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
     ("lowrank_hopper.cuh", include_str!("../../../../kernels/lowrank_hopper.cuh")),
@@ -21,6 +21,7 @@ pub const FILES: [(&str, &str); 26] = [
     ("short_conv_lowrank_bwd.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd.cu")),
     ("short_conv_lowrank_fwd_hopper.cu", include_str!("../../../../kernels/short_conv_lowrank_fwd_hopper.cu")),
     ("short_conv_lowrank_bwd_hopper.cu", include_str!("../../../../kernels/short_conv_lowrank_bwd_hopper.cu")),
+    ("short_conv_swiglu_hopper.cu", include_str!("../../../../kernels/short_conv_swiglu_hopper.cu")),
     ("short_conv_state.cu", include_str!("../../../../kernels/short_conv_state.cu")),
     ("sums.cu", include_str!("../../../../kernels/sums.cu")),
     ("plan.cu", include_str!("../../../../kernels/plan.cu")),

@@ -23,7 +23,9 @@ pub use embedding::{Sorted, embedding, embedding_backward, positions, positions_
 pub use norm::{NORM_BLOCKS, Norm, norm, norm_backward};
 pub use pointwise::{add, clear, copy, gelu, gelu_backward, swiglu, swiglu_backward};
 pub use rope::{Turn, rope};
-pub use short_conv::{Conv, ConvGrad, Taps, TapsGrad, short_conv, short_conv_backward};
+pub use short_conv::{
+    Conv, ConvGrad, Taps, TapsGrad, short_conv, short_conv_backward, short_conv_swiglu, short_conv_swiglu_backward,
+};
 
 use std::ffi::c_void;
 

@@ -3,11 +3,13 @@
 use super::{check, check_flat, refused};
 use crate::cuda::memory::Alias;
 use crate::cuda::short_conv::{
-    Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape, backward, forward,
+    Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape, backward,
+    forward, swiglu, swiglu_backward,
 };
 use crate::cuda::{CudaResult, Device, Dtype, Tensor};
 
 const OP: &str = "cuda short_conv";
+const SWIGLU: &str = "cuda short_conv_swiglu";
 
 /// A convolution of `streams` neighbouring blocks of columns, each with taps of its own.
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +77,32 @@ pub fn short_conv_backward(device: &Device, conv: Conv<'_>, dy: &Tensor, grad: C
     }
 }
 
+/// `h = silu(a) b`, `[N, D]`, of the outputs a and b of two low-rank convolutions side by side, which are kept nowhere. The bits
+/// are those of [`short_conv`] and [`super::swiglu`].
+///
+/// # Errors
+/// Shapes or types that do not fit; a convolution that [`crate::cuda::short_conv::takes_swiglu`] refuses.
+pub fn short_conv_swiglu(device: &Device, conv: Conv<'_>, h: &Tensor) -> CudaResult<()> {
+    check(SWIGLU, conv.x.rows, conv.x.cols / 2, Dtype::Bf16, &[("h", h)])?;
+    check(SWIGLU, conv.x.rows, conv.x.cols, Dtype::Bf16, &[("x", conv.x)])?;
+    run::<half::bf16>(device, conv, Pass::SwiGlu(h))
+}
+
+/// The gradients `[N, 2 D]` of a and b of [`short_conv_swiglu`], side by side, from the gradient of h.
+///
+/// # Errors
+/// As [`short_conv_swiglu`].
+pub fn short_conv_swiglu_backward(device: &Device, conv: Conv<'_>, dh: &Tensor, dab: &Tensor) -> CudaResult<()> {
+    check(SWIGLU, conv.x.rows, conv.x.cols / 2, Dtype::Bf16, &[("dh", dh)])?;
+    check(SWIGLU, conv.x.rows, conv.x.cols, Dtype::Bf16, &[("x", conv.x), ("dab", dab)])?;
+    run::<half::bf16>(device, conv, Pass::SwiGluBackward(dh, dab))
+}
+
 enum Pass<'a> {
     Forward(&'a Tensor),
     Backward(&'a Tensor, ConvGrad<'a>),
+    SwiGlu(&'a Tensor),
+    SwiGluBackward(&'a Tensor, &'a Tensor),
 }
 
 /// The operands of [`Taps`] as slices; static taps are the only ones of [`Taps::Static`].
@@ -149,6 +174,19 @@ fn run<T: Element>(device: &Device, conv: Conv<'_>, pass: Pass<'_>) -> CudaResul
             let mut ys = unsafe { y.slice::<T>(device) };
             let y = RowsMut { data: ys.0.as_view_mut(), stride: y.stride, stream: d };
             forward(device, shape, options, &input, Output { y, final_state: None })
+        }
+        Pass::SwiGlu(h) => {
+            // SAFETY: as above.
+            let mut hs = unsafe { h.slice::<T>(device) };
+            let h = RowsMut { data: hs.0.as_view_mut(), stride: h.stride, stream: 0 };
+            swiglu(device, shape, options, &input, h)
+        }
+        Pass::SwiGluBackward(dh, dab) => {
+            // SAFETY: as above.
+            let (dhs, mut dabs) = unsafe { (dh.slice::<T>(device), dab.slice::<T>(device)) };
+            let dh = Rows { data: dhs.0.as_view(), stride: dh.stride, stream: 0 };
+            let dab = RowsMut { data: dabs.0.as_view_mut(), stride: dab.stride, stream: d };
+            swiglu_backward(device, shape, options, &input, dh, dab)
         }
         Pass::Backward(dy, grad) => {
             // SAFETY: as above.

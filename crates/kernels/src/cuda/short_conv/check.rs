@@ -69,6 +69,12 @@ impl Check {
         self.state("final_state", output.final_state.as_ref().map(|v| v.len()))
     }
 
+    /// Checks rows of D that belong to no stream.
+    pub(super) fn hidden(&self, name: &'static str, found: usize, stride: usize) -> Result<()> {
+        let one = Self { shape: Shape { streams: 1, ..self.shape }, ..*self };
+        one.strided(name, found, stride, 0, self.shape.d)
+    }
+
     /// Checks the state that a step reads and writes.
     pub(super) fn step(&self, state: usize) -> Result<()> {
         if self.shape.len != 1 {
@@ -119,7 +125,7 @@ impl Check {
         self.strided(name, rows.data.len(), rows.stride, rows.stream, width)
     }
 
-    fn rows_mut<T>(&self, name: &'static str, rows: &RowsMut<'_, T>, width: usize) -> Result<()> {
+    pub(super) fn rows_mut<T>(&self, name: &'static str, rows: &RowsMut<'_, T>, width: usize) -> Result<()> {
         self.strided(name, rows.data.len(), rows.stride, rows.stream, width)
     }
 

@@ -125,7 +125,7 @@ impl Tile {
 }
 
 /// Whether rows of D can be copied 16 bytes at a time.
-fn aligned(call: &Call<'_>, rows: &[Place]) -> bool {
+pub(super) fn aligned(call: &Call<'_>, rows: &[Place]) -> bool {
     let fixed = [Some(call.x), Some(call.rows_of_d(call.u)), call.static_w.map(|a| call.rows_of_d(a))];
     let all: Vec<_> = fixed.into_iter().chain(rows.iter().copied().map(Some)).collect();
     call.op.shape.d.is_multiple_of(8) && alignment(&all, call.op.element) >= 16

@@ -15,11 +15,11 @@ pub(super) const ARCH: &str = "sm_90a";
 
 /// Tokens of a tile, channels of a block, ranks of a product; threads forward and backward; tiles of x in flight forward.
 pub(super) const ROWS: usize = 64;
-const CHANNELS: usize = 256;
+pub(super) const CHANNELS: usize = 256;
 pub(super) const RANKS: usize = 16;
-const FORWARD_THREADS: usize = 640;
+pub(super) const FORWARD_THREADS: usize = 640;
 const BACKWARD_THREADS: usize = 512;
-const STAGES: usize = 4;
+pub(super) const STAGES: usize = 4;
 
 /// Whether these kernels take the call: `aligned` says that rows of D are copied 16 bytes at a time.
 pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
@@ -29,7 +29,7 @@ pub(super) fn takes(op: &Op, arch: &str, aligned: bool) -> bool {
 }
 
 /// Bytes of U in shared memory, of a fetched row of 256 channels, and of one of z.
-fn sizes(op: &Op) -> (usize, usize, usize) {
+pub(super) fn sizes(op: &Op) -> (usize, usize, usize) {
     let (plane, width) = (CHANNELS * RANKS * 2, op.shape.width);
     // static_w apart from the ranks: a plane, and for each w the operand that picks its row of it.
     let apart = if outside(op) { plane + width * ROWS * RANKS * 2 } else { 0 };
@@ -49,7 +49,7 @@ fn backward_shared(op: &Op) -> usize {
         + if outside(op) { BACKWARD_THREADS * 16 } else { 0 }
 }
 
-fn defines(op: &Op, z_aligned: bool, more: &[(&'static str, i64)]) -> Defines {
+pub(super) fn defines(op: &Op, z_aligned: bool, more: &[(&'static str, i64)]) -> Defines {
     let common = [("RANK", op.rank() as i64), ("CW", 32), ("ALIGNED", 1), ("Z_ALIGNED", i64::from(z_aligned))];
     op.defines(&[&common[..], more].concat())
 }

@@ -12,9 +12,11 @@ mod low_rank_hopper;
 mod params;
 mod state;
 mod sums;
+mod swiglu;
 mod variants;
 
 pub use args::{Element, Filter, FilterGrad, Input, InputGrad, Options, Output, OutputGrad, Rows, RowsMut, Shape};
+pub use swiglu::{swiglu, swiglu_backward, takes_swiglu};
 pub use variants::{Variant, variants};
 
 use cudarc::driver::CudaViewMut;

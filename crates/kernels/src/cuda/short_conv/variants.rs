@@ -6,7 +6,7 @@ use super::headwise::{self, Layout};
 use super::low_rank::{self, Tile};
 use super::low_rank_hopper as hopper;
 use super::params::{Kind, Op};
-use super::state;
+use super::{state, swiglu};
 
 /// Shared memory of the smallest device that tiles are chosen for (sm_89), and of the largest.
 const SHARED: [usize; 2] = [100 * 1024, 226 * 1024];
@@ -99,6 +99,12 @@ fn add(all: &mut Vec<Variant>, op: &Op) {
             let forward = hopper::forward_defines(op, z_aligned, gradient);
             all.push(Variant { file: hopper::FORWARD, defines: forward });
             all.push(Variant { file: hopper::BACKWARD, defines: hopper::backward_defines(op, z_aligned) });
+            let two = Op { shape: Shape { streams: 2, ..op.shape }, ..*op };
+            let passes = [false, true].into_iter().filter(|_| swiglu::takes(&two, hopper::ARCH, true));
+            all.extend(passes.map(|gradient| {
+                let defines = swiglu::defines(&two, gradient);
+                Variant { file: swiglu::FILE, defines }
+            }));
         }
     }
 }

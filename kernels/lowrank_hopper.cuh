@@ -131,23 +131,43 @@ template <int COUNT> __device__ __forceinline__ void fill_u_cores(const Params& 
     publish_stores();
 }
 
-// Eight ranks of a token of a tile, zero past RS; rank R is 1.
-__device__ __forceinline__ uint4 load_z(const Params& p, int4 t, int token, int half) {
-    Vec<8, 16> v;
-    v.zero();
-    if (t.x < 0 || t.x + token >= t.z) return *reinterpret_cast<const uint4*>(v.e);
-    const elem* row = p.weight + blockIdx.y * p.s_w + (i64)(t.x + token) * p.ldw + half * 8;
+// A thread's eight ranks of a token's z on each side, zero past R and the sequence; rank R of static_w is 1. They stay as they are loaded
+// until they are put: to pack them is to wait for them.
+struct Codes {
 #if RANK == 16 && Z_ALIGNED
-    v.load(row);
+    uint4 v[SIDES];
+#else
+    unsigned short v[SIDES][8];
+#endif
+    __device__ __forceinline__ void request(const Params& p, int4 t, int token, int half) {
+        const bool there = t.x >= 0 && t.x + token < t.z;
+        const elem* row = p.weight + (SIDES == 1 ? blockIdx.y * p.s_w : 0) + (i64)(t.x + token) * p.ldw + half * 8;
+#pragma unroll
+        for (int side = 0; side < SIDES; side++, row += p.s_w) {
+#if RANK == 16 && Z_ALIGNED
+            v[side] = there ? *reinterpret_cast<const uint4*>(row) : make_uint4(0, 0, 0, 0);
 #else
 #pragma unroll
-    for (int e = 0; e < 8; e++) {
-        if (half * 8 + e < RANK) v.e[e] = row[e];
-        if (STATIC && half * 8 + e == RANK) v.e[e] = from_float(1.f);
-    }
+            for (int e = 0; e < 8; e++)
+                asm volatile("{\n.reg .pred there;\nsetp.ne.u32 there, %2, 0;\nmov.u16 %0, 0;\n@there ld.global.nc.u16 %0, [%1];\n}"
+                             : "=&h"(v[side][e]) : "l"(row + e), "r"((u32)(there && half * 8 + e < RANK)));
 #endif
-    return *reinterpret_cast<const uint4*>(v.e);
-}
+        }
+    }
+    __device__ __forceinline__ void put(unsigned char* at, int half, int side_bytes = 0) const {
+#pragma unroll
+        for (int side = 0; side < SIDES; side++) {
+            uint4* to = reinterpret_cast<uint4*>(at + side * side_bytes);
+#if RANK == 16 && Z_ALIGNED
+            *to = v[side];
+#else
+            const auto rank = [&](int e) { return STATIC && half * 8 + e == RANK ? 0x3f80u : v[side][e]; };
+            const auto pair = [&](int j) { return rank(2 * j) | rank(2 * j + 1) << 16; };
+            *to = make_uint4(pair(0), pair(1), pair(2), pair(3));
+#endif
+        }
+    }
+};
 // The z of a tile: rows of 16 ranks, Z_STEP bytes apart.
 __device__ __forceinline__ int z_at(int token, int half) { return token * Z_STEP + half * 16; }
 // Where a lane reads its A operand for the tokens `first` + 2g, + 2g + 1; those w further on are w * Z_STEP further.

@@ -42,6 +42,23 @@ __device__ __forceinline__ void fetch(const Params& p, const Block& b, int4 t, i
     barrier_arrive_copied(b.full + 8 * s);
     if (threadIdx.x == SIDE) b.ring[s] = t;
 }
+// Eight ranks of a token of a tile, zero past RS; rank R is 1. Packed as they come: Codes of lowrank_hopper.cuh, unpacked, would spill here.
+__device__ __forceinline__ uint4 load_z(const Params& p, int4 t, int token, int half) {
+    Vec<8, 16> v;
+    v.zero();
+    if (t.x < 0 || t.x + token >= t.z) return *reinterpret_cast<const uint4*>(v.e);
+    const elem* row = p.weight + blockIdx.y * p.s_w + (i64)(t.x + token) * p.ldw + half * 8;
+#if RANK == 16 && Z_ALIGNED
+    v.load(row);
+#else
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        if (half * 8 + e < RANK) v.e[e] = row[e];
+        if (STATIC && half * 8 + e == RANK) v.e[e] = from_float(1.f);
+    }
+#endif
+    return *reinterpret_cast<const uint4*>(v.e);
+}
 // The z of a tile: eight ranks a thread, fetched early and stored when the stage is free.
 __device__ __forceinline__ uint4 fetch_z(const Params& p, int4 t) {
     const int me = afresh(threadIdx.x % SIDE);

@@ -29,34 +29,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_lowrank_fwd(const 
     const int warp = uniform(threadIdx.x / 32);
     if (warp >= WARPS) {
         const int me = threadIdx.x % 128;
-        const auto rows = [&](int k, int s) {
-            const int4 t = k < count ? tile_rows(p, span, k) : make_int4(-1, 0, 0, 0);
+        const auto tile_of = [&](int k) { return k < count ? tile_rows(p, span, k) : make_int4(-1, 0, 0, 0); };
+        int4 t = tile_of(0);
+        Codes z;
+        z.request(p, t, me >> 1, me & 1);
+#pragma unroll 1
+        for (int k = 0, s = 0; k < count; k++, s = s + 1 == STAGES ? 0 : s + 1) {
+            if (k >= STAGES) barrier_wait(empty + 8 * s, (k / STAGES & 1) ^ 1);
+            if (me == 0) ring[s] = t;
+            z.put(z_of(s) + z_at(me >> 1, me & 1), me & 1);
+            barrier_arrive(full + 8 * s);
+            // The next z ahead of this tile's rows: it would wait for those.
+            const int4 next = tile_of(k + 1);
+            z.request(p, next, me >> 1, me & 1);
             if (t.x >= 0) fetch_rows<4, true>(p, t, d0, me, stage(s));
             barrier_arrive_copied(full + 8 * s);
-            if (me == 0) ring[s] = t;
-            return t;
-        };
-        const auto put_z = [&](uint4 v, int s) {
-            *reinterpret_cast<uint4*>(z_of(s) + z_at(me >> 1, me & 1)) = v;
-            barrier_arrive(full + 8 * s);
-        };
-        uint4 z[STAGES];
-#pragma unroll
-        for (int s = 0; s < STAGES; s++) z[s] = load_z(p, rows(s, s), me >> 1, me & 1);
-#pragma unroll
-        for (int s = 0; s < STAGES; s++) put_z(z[s], s);
-        __syncthreads();
-#pragma unroll 1
-        for (int k = STAGES, s = 0; k < count; k++, s = s + 1 == STAGES ? 0 : s + 1) {
-            const uint4 next = load_z(p, tile_rows(p, span, k), me >> 1, me & 1);
-            barrier_wait(empty + 8 * s, (k / STAGES & 1) ^ 1);
-            rows(k, s);
-            put_z(next, s);
+            t = next;
         }
         return;
     }
     fill_u_cores<WARPS * 32>(p, d0, smem);
-    __syncthreads();
+    asm volatile("bar.sync 1, %0;" :: "n"(WARPS * 32) : "memory");
 
     const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3, token = warp % 4 * 16 + 2 * g, group0 = warp / 4 * 2;
     const u32 u0 = uniform(shared_address(smem) >> 4), u = u0 + group0 * 4 * (OCT >> 4);

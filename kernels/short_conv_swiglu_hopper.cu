@@ -30,33 +30,6 @@ __device__ __forceinline__ void fetch_dh(const Params& p, int4 t, int d0, int th
     }
 }
 
-// A lane's eight ranks of a token's z on both sides, zero past R and the sequence. They stay as they are loaded until they are put: to pack
-// them is to wait for them.
-struct Codes {
-    unsigned short v[2][8];
-    __device__ __forceinline__ void request(const Params& p, int4 t, int token, int half) {
-        const bool there = t.x >= 0 && t.x + token < t.z;
-        const elem* row = p.weight + (i64)(t.x + token) * p.ldw + half * 8;
-#pragma unroll
-        for (int side = 0; side < 2; side++, row += p.s_w)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                asm volatile("{\n.reg .pred there;\nsetp.ne.u32 there, %2, 0;\nmov.u16 %0, 0;\n@there ld.global.nc.u16 %0, [%1];\n}"
-                             : "=&h"(v[side][e]) : "l"(row + e), "r"((u32)(there && half * 8 + e < RANK)));
-    }
-    // Rank R of static_w is 1.
-    __device__ __forceinline__ u32 rank(int side, int e, int half) const { return STATIC && half * 8 + e == RANK ? 0x3f80u : v[side][e]; }
-    __device__ __forceinline__ void put(unsigned char* at, int half) const {
-#pragma unroll
-        for (int side = 0; side < 2; side++) {
-            u32 pairs[4];
-#pragma unroll
-            for (int j = 0; j < 4; j++) pairs[j] = rank(side, 2 * j, half) | rank(side, 2 * j + 1, half) << 16;
-            *reinterpret_cast<uint4*>(at + side * Z_SIDE) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-        }
-    }
-};
-
 extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_swiglu(const __grid_constant__ Params p) {
     extern __shared__ __align__(128) unsigned char smem[];
     __shared__ int4 ring[STAGES];
@@ -85,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv_swiglu(const __gri
         for (int k = 0, s = 0; k < count; k++, s = s + 1 == STAGES ? 0 : s + 1) {
             if (k >= STAGES) barrier_wait(empty + 8 * s, (k / STAGES & 1) ^ 1);
             if (me == 0) ring[s] = t;
-            z.put(z_of(s) + z_at(me >> 1, me & 1), me & 1);
+            z.put(z_of(s) + z_at(me >> 1, me & 1), me & 1, Z_SIDE);
             barrier_arrive(full + 8 * s);
             // The next z ahead of this tile's rows: it would wait for those.
             const int4 next = tile_of(k + 1);

@@ -40,7 +40,7 @@ pub fn open(path: &Path, device: Device) -> Result<Checkpoint> {
     let (state, _) = train::load(path, &tape.specs(), &run)?;
     let model = match device {
         Device::Cpu => Model::Decoder(Box::new(Decoder::new(tape, state.params)?)),
-        other => Model::Whole(Whole::new(model, other.backend(0)?, state)?),
+        other => Model::Whole(Box::new(Whole::new(model, other.backend(0)?, state)?)),
     };
     Ok(Checkpoint { model, text })
 }

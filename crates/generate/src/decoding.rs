@@ -13,7 +13,7 @@ pub enum Model {
     /// On the CPU: keys, values and states of the tokens so far are kept.
     Decoder(Box<Decoder>),
     /// On any backend: every token is a full pass over all tokens before it.
-    Whole(Whole),
+    Whole(Box<Whole>),
 }
 
 /// A model without a memory beside the tokens so far.

@@ -1,10 +1,10 @@
 //! The data of one pass.
 
+/// The label of a position that is not scored.
+pub use kernels::cross_entropy::IGNORE;
+
 use crate::tape::Tape;
 use crate::{Error, Result};
-
-/// The label of a position that is not scored.
-pub const IGNORE: u32 = u32::MAX;
 
 /// Token ids and labels of one pass, `batch * len` each, row after row.
 #[derive(Debug, Clone, PartialEq, Eq)]

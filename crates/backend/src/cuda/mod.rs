@@ -301,8 +301,8 @@ impl Backend for CudaBackend {
 
     fn read(&self, x: Var) -> Result<Vec<f32>> {
         let value = self.last.and_then(|i| self.programs[i].value(x));
-        let value =
-            value.ok_or_else(|| self.missing("no such value in the last pass", "read values after evaluate()"))?;
+        let hint = "read values after evaluate(), which keeps up to 256 MiB of them: shorten the row";
+        let value = value.ok_or_else(|| self.missing("the last pass kept no such value", hint))?;
         Ok(value.read_f32(&self.device)?)
     }
 

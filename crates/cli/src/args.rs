@@ -150,11 +150,11 @@ impl DeviceArg {
         match self {
             DeviceArg::Auto | DeviceArg::Cpu => Ok(None),
             DeviceArg::Cuda(gpus) => Ok(Some(gpus.first)),
-            DeviceArg::Dfdx => Err(Error::config("--device dfdx: the reference is not timed").hint("use cpu or cuda")),
+            DeviceArg::Dfdx => Err(Error::config("--device dfdx: this runs on the CPU or a GPU: use cpu or cuda")),
         }
     }
 
-    /// Refuses several GPUs: for what is timed.
+    /// Refuses several GPUs.
     ///
     /// # Errors
     /// With exit code 2.
@@ -163,8 +163,8 @@ impl DeviceArg {
         if count == 1 {
             return Ok(());
         }
-        let message = format!("--device cuda:{first}-{}: this item is timed on one GPU", first + count - 1);
-        Err(Error::config(message).hint(format!("--device cuda:{first}")))
+        let last = first + count - 1;
+        Err(Error::config(format!("--device cuda:{first}-{last}: this runs on one GPU, such as cuda:{first}")))
     }
 }
 
@@ -273,6 +273,10 @@ mod tests {
         let three = Gpus { first: 1, count: 3 };
         assert_eq!(device("cuda:1-3"), DeviceArg::Cuda(three));
         assert_eq!((0..5).map(|place| three.of(place)).collect::<Vec<_>>(), [1, 2, 3, 1, 2]);
+        assert_eq!(device("cuda:2").gpu(), Ok(Some(2)));
+        assert_eq!(device("cpu").gpu(), Ok(None));
+        assert!(device("cuda:1-3").gpu().unwrap_err().message.contains("one GPU, such as cuda:1"));
+        assert!(device("dfdx").gpu().unwrap_err().message.contains("use cpu or cuda"));
     }
 
     #[test]

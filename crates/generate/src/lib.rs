@@ -1,7 +1,7 @@
 //! Tokens from a checkpoint: decoding with sampling.
 //!
-//! [`open`] finds the model's configuration in the checkpoint itself; [`generate`] takes in a prompt in one pass and
-//! draws what follows token by token. Decoding gives the logits of the full pass, and a [`Sampler`] draws the same tokens
+//! [`open`] finds the model's configuration in the checkpoint itself; [`generate`] takes in a prompt and draws what
+//! follows token by token. Decoding gives the logits of the full pass, and a [`Sampler`] draws the same tokens
 //! from the same seed at any number of threads.
 
 mod checkpoint;

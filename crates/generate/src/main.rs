@@ -42,9 +42,15 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// auto (the CPU), cpu, dfdx, cuda or cuda:N. The CPU keeps what it needs of the tokens so far; the others, made for
-    /// training, run all of them again for each token.
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceArg::parse)]
+    /// training, run all of them again for each token, a GPU as long as a pass has at most 256 MiB of values.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = one_device)]
     device: DeviceArg,
+}
+
+fn one_device(text: &str) -> std::result::Result<DeviceArg, String> {
+    let device = DeviceArg::parse(text)?;
+    device.single().map_err(|e| e.to_string())?;
+    Ok(device)
 }
 
 fn temperature(text: &str) -> std::result::Result<f64, String> {
@@ -65,7 +71,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let device = Device::of_kind(args.device.kind().unwrap_or("cpu"), args.device.gpus()).unwrap_or(Device::Cpu);
+    let device = match args.device {
+        DeviceArg::Auto | DeviceArg::Cpu => Device::Cpu,
+        DeviceArg::Dfdx => Device::Dfdx,
+        DeviceArg::Cuda(gpus) => Device::Cuda(gpus),
+    };
     let Checkpoint { mut model, text } = open(&args.checkpoint, device)?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.seed);
     let mut out = io::stdout().lock();

@@ -165,7 +165,7 @@ impl Setup {
     }
 }
 
-/// Microseconds of a call at the sizes of a 300 million parameter model's MLP.
+/// Microseconds of a call at about the sizes of a 300 million parameter model's MLP.
 fn time(device: &Device) -> CudaResult<()> {
     let case = Case { batch: 4, len: 4096, d: 2736, width: 4, rank: 15, fixed: true, residual: true, packed: false };
     let setup = Setup::new(device, case)?;

@@ -1,6 +1,8 @@
 //! Words on their way back from the device.
 
-use cudarc::driver::{PinnedHostSlice, ValidAsZeroBits};
+use std::mem::ManuallyDrop;
+
+use cudarc::driver::{DeviceRepr, PinnedHostSlice, ValidAsZeroBits};
 
 use super::device::Device;
 use super::error::{CudaError, CudaResult, driver};
@@ -9,15 +11,15 @@ use super::setup::setup;
 
 /// Host memory that the device writes by itself. A copy into other memory goes through the driver's own, and other threads' launches
 /// wait for it.
-pub struct Readback<T>(Option<PinnedHostSlice<T>>);
+pub struct Readback<T>(ManuallyDrop<PinnedHostSlice<T>>);
 
 impl<T> std::fmt::Debug for Readback<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Readback").field("len", &self.0.as_ref().map(PinnedHostSlice::len)).finish()
+        f.debug_struct("Readback").field("len", &self.0.len()).finish()
     }
 }
 
-impl<T: cudarc::driver::DeviceRepr + ValidAsZeroBits> Readback<T> {
+impl<T: DeviceRepr + ValidAsZeroBits> Readback<T> {
     /// Room for `len` values.
     ///
     /// # Errors
@@ -26,7 +28,7 @@ impl<T: cudarc::driver::DeviceRepr + ValidAsZeroBits> Readback<T> {
         let _setup = setup();
         // SAFETY: `read` has the device write every value before it shows any. No flags: memory that the host reads as its own.
         let host = unsafe { device.stream().context().alloc_pinned_with_flags(len.max(1), 0) };
-        Ok(Self(Some(host.map_err(driver("pinned memory"))?)))
+        Ok(Self(ManuallyDrop::new(host.map_err(driver("pinned memory"))?)))
     }
 
     /// Waits for what is queued and shows the values of `from`, a row of as many. Errors of earlier kernels come out here.
@@ -34,7 +36,7 @@ impl<T: cudarc::driver::DeviceRepr + ValidAsZeroBits> Readback<T> {
     /// # Errors
     /// [`crate::Error::Size`] if `from` has another length or type; the driver's.
     pub fn read(&mut self, device: &Device, from: &Tensor) -> CudaResult<&[T]> {
-        let Some(host) = &mut self.0 else { return Ok(&[]) };
+        let host = &mut *self.0;
         if from.span() != host.len() || from.dtype.bytes() != size_of::<T>() {
             let (found, expected) = (from.span(), host.len());
             let shape = format!("[{expected}] of {} bytes", size_of::<T>());
@@ -57,6 +59,7 @@ impl<T: cudarc::driver::DeviceRepr + ValidAsZeroBits> Readback<T> {
 impl<T> Drop for Readback<T> {
     fn drop(&mut self) {
         let _setup = setup();
-        self.0 = None;
+        // SAFETY: nothing names it after this.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
     }
 }

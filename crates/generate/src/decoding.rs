@@ -21,7 +21,6 @@ pub struct Whole {
     model: Transformer,
     backend: Box<dyn Backend>,
     ids: Vec<u32>,
-    vocab: usize,
 }
 
 impl std::fmt::Debug for Model {
@@ -37,8 +36,7 @@ impl Whole {
     /// If the backend cannot hold the parameters.
     pub fn new(model: Transformer, mut backend: Box<dyn Backend>, state: State) -> Result<Self> {
         backend.load(state)?;
-        let vocab = model.vocab;
-        Ok(Self { model, backend, ids: Vec::new(), vocab })
+        Ok(Self { model, backend, ids: Vec::new() })
     }
 
     /// The logits after the last token. A causal model does not see what fills the row behind it.
@@ -54,7 +52,8 @@ impl Whole {
         targets[n - 1] = 0;
         self.backend.evaluate(&tape, &Batch::new(ids, targets))?;
         let Some(logits) = tape.logits() else { return Ok(Vec::new()) };
-        Ok(self.backend.read(logits)?[(n - 1) * self.vocab..n * self.vocab].to_vec())
+        let vocab = self.model.vocab;
+        Ok(self.backend.read(logits)?[(n - 1) * vocab..n * vocab].to_vec())
     }
 }
 
@@ -63,7 +62,7 @@ impl Model {
     pub fn vocab(&self) -> usize {
         match self {
             Self::Decoder(decoder) => decoder.vocab(),
-            Self::Whole(whole) => whole.vocab,
+            Self::Whole(whole) => whole.model.vocab,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `step-throughput ROW...`: times rows of table 4 alone, with a profile by kernel or the memory they need.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use backend::{Backend, CudaBackend, MemoryPlan, Precision};
@@ -42,8 +43,17 @@ struct Args {
     print_memory: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
     let cuda = args.device.gpu()?;
     let plan = report::plan::Plan::parse(plan())?;
     let only = (!args.rows.is_empty()).then_some(&args.rows[..]);

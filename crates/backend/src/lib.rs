@@ -17,7 +17,7 @@ mod tape;
 pub use backend::{Backend, Part, Scores};
 pub use batch::{Batch, IGNORE};
 pub use cpu::{CpuBackend, Decoder};
-pub use cuda::{CudaBackend, MemoryPlan, Precision, cuda_device, cuda_kernels_hash, supported as supported_on_cuda};
+pub use cuda::{CudaBackend, MemoryPlan, Precision, cuda_device, cuda_kernels, supported as supported_on_cuda};
 pub use error::{Error, Result};
 pub use op::{Filter, GatedDeltaRule, Moe, Op, Param, Ssd, Var};
 pub use optim::{AdamW, State, excess_load};

@@ -71,8 +71,8 @@ pub trait Experiment {
 pub struct Facts {
     /// The type of the arithmetic, such as `f32`.
     pub dtype: String,
-    /// SHA-256 of the GPU kernels' source, if any run.
-    pub kernels_sha256: Option<String>,
+    /// SHA-256 of each GPU kernels' source that may run, by file.
+    pub kernels_sha256: BTreeMap<String, String>,
     /// SHA-256 of each data file by name.
     pub data_sha256: BTreeMap<String, String>,
 }

@@ -7,7 +7,7 @@ use crate::state::{Finished, Head, State};
 use crate::{Error, Kind, provenance};
 use report::measured::{Measured, Metric};
 use report::plan::Row;
-use report::record::{Device, RowRecord, Run, RunRecord, SCHEMA, Source, split};
+use report::record::{Device, RowRecord, Run, RunRecord, SCHEMA, Source, changed_kernels, split};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -28,8 +28,8 @@ pub(crate) struct Place<'a> {
     pub(crate) out: &'a Path,
     /// The source.
     pub(crate) source: Source,
-    /// Hash of the GPU kernels' source, where any run.
-    pub(crate) kernels_sha256: Option<String>,
+    /// Hashes of the GPU kernels' sources that may run, by file.
+    pub(crate) kernels_sha256: BTreeMap<String, String>,
     /// Every row of the scale, with the seeds asked for.
     pub(crate) plan: &'a [Row],
 }
@@ -68,8 +68,8 @@ impl Session<'_> {
             }
             let before = |done: &&Finished| done.head.row == row.id && same_settings(&done.head, row, device);
             if let Some(done) = state.rows.iter().rev().find(before) {
-                let kernels = short(done.head.kernels_sha256.as_deref());
-                self.say(&format!("{label} was measured with other kernels, {kernels}: it is measured again"));
+                let changed = changed_kernels(&done.head.kernels_sha256, &place.kernels_sha256).join(", ");
+                self.say(&format!("{label} was measured with other kernels ({changed}): it is measured again"));
             }
             let ctx = RowContext {
                 row: &row.id,
@@ -217,10 +217,15 @@ impl Head {
         self.wall_s += part.wall_s;
         self.dirty = least_clean(self.dirty, part.dirty);
         // A move to another device is remarked on where the run goes on.
-        let other_kernels = part.device == self.device && part.kernels_sha256 != self.kernels_sha256;
+        let changed = changed_kernels(&part.kernels_sha256, &self.kernels_sha256);
+        let other_kernels = part.device == self.device && !changed.is_empty();
         if other_kernels || part.git_rev != self.git_rev {
-            let kernels = if other_kernels { short(part.kernels_sha256.as_deref()) } else { "the same" };
-            let remark = format!("begun at commit {} with {kernels} kernels", part.git_rev);
+            let kernels = if other_kernels {
+                format!("other kernels ({})", changed.join(", "))
+            } else {
+                "the same kernels".into()
+            };
+            let remark = format!("begun at commit {} with {kernels}", part.git_rev);
             if !self.remarks.contains(&remark) {
                 self.remarks.push(remark);
             }
@@ -247,8 +252,8 @@ fn data_read<'a>(heads: impl Iterator<Item = &'a Head>) -> Result<BTreeMap<Strin
                 let message = format!(
                     "row {} has read {file} with sha256 {}, row {row} with {}",
                     head.row,
-                    short(Some(hash)),
-                    short(Some(first))
+                    short(hash),
+                    short(first)
                 );
                 return Err(Error::config(message)
                     .hint("give the data of the rows measured before, or choose another --out folder for today's"));
@@ -259,8 +264,8 @@ fn data_read<'a>(heads: impl Iterator<Item = &'a Head>) -> Result<BTreeMap<Strin
 }
 
 /// The first digits of a hash.
-fn short(hash: Option<&str>) -> &str {
-    hash.map_or("unnamed", |hash| hash.get(..12).unwrap_or(hash))
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
 }
 
 /// The finished rows that are of today's plan, in its order.
@@ -283,7 +288,8 @@ fn device_id(device: &Device) -> String {
 
 /// Whether a finished row is what the plan asks for today, made with today's kernels.
 pub(crate) fn same(done: &Finished, row: &Row, place: &Place) -> bool {
-    same_settings(&done.head, row, place.device) && done.head.kernels_sha256 == place.kernels_sha256
+    same_settings(&done.head, row, place.device)
+        && changed_kernels(&done.head.kernels_sha256, &place.kernels_sha256).is_empty()
 }
 
 fn same_settings(head: &Head, row: &Row, device: &Device) -> bool {

@@ -43,9 +43,9 @@ pub(crate) struct Head {
     /// Whether the work tree differed from it; none where that is not known.
     #[serde(default)]
     pub(crate) dirty: Option<bool>,
-    /// Hash of the GPU kernels' source, where any ran.
+    /// Hashes of the GPU kernels' sources that may have run, by file.
     #[serde(default)]
-    pub(crate) kernels_sha256: Option<String>,
+    pub(crate) kernels_sha256: BTreeMap<String, String>,
     /// Seconds; of a finished row those of every process.
     pub(crate) wall_s: f64,
     /// What else the record must say.
@@ -179,7 +179,7 @@ mod tests {
                 config_sha256: "00".into(),
                 git_rev: "abc".into(),
                 dirty: Some(true),
-                kernels_sha256: Some("cc".into()),
+                kernels_sha256: BTreeMap::from([("a.cu".into(), "cc".into())]),
                 wall_s: 0.5,
                 remarks: vec!["seed 0 moved".into()],
                 data_sha256: BTreeMap::from([("val.tok".into(), "ff".into())]),
@@ -256,7 +256,7 @@ mod tests {
         let line = format!("{{\"head\":{head},\"metrics\":\"{values}\",\"curve\":\"{values}\"}}\n");
         std::fs::write(folder.path().join(NAME), line).unwrap();
         let rows = State::open(folder.path(), true).unwrap().0.rows;
-        assert_eq!((rows[0].metrics[0].value, rows[0].head.dirty, &rows[0].head.kernels_sha256), (0.5, None, &None));
+        assert_eq!((rows[0].metrics[0].value, rows[0].head.dirty, rows[0].head.kernels_sha256.len()), (0.5, None, 0));
     }
 
     #[test]

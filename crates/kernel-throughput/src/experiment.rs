@@ -1,5 +1,6 @@
 //! Table 2 as an experiment that a reproduce binary can run.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cli::{Device as Found, DeviceArg, Error, Experiment, Facts, Metric, RowContext};
@@ -98,7 +99,7 @@ impl Experiment for Table {
         let dtype = if gpu { "bf16" } else { "f32" };
         Facts {
             dtype: dtype.into(),
-            kernels_sha256: gpu.then(kernels::cuda::short_conv::source_hash),
+            kernels_sha256: if gpu { kernels::cuda::short_conv::source_hashes() } else { BTreeMap::new() },
             ..Facts::default()
         }
     }

@@ -47,8 +47,8 @@ pub struct RunRecord {
     pub command: String,
     /// Seconds, summed over rows.
     pub wall_s: f64,
-    /// SHA-256 of the GPU kernels' source; none where none ran.
-    pub kernels_sha256: Option<String>,
+    /// SHA-256 of each GPU kernels' source that may have run, by file; empty where none ran.
+    pub kernels_sha256: BTreeMap<String, String>,
     /// SHA-256 of each data file read, by name; empty where all data is generated from the seed.
     pub data_sha256: BTreeMap<String, String>,
     /// The rows, in the plan's order.
@@ -156,6 +156,14 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+}
+
+/// The kernels, by file, that are no longer those that ran. Files that are new since changed nothing that ran.
+pub fn changed_kernels(then: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Vec<String> {
+    if then.is_empty() {
+        return now.keys().cloned().collect();
+    }
+    then.iter().filter(|(file, hash)| now.get(*file) != Some(hash)).map(|(file, _)| file.clone()).collect()
 }
 
 /// Writes a run into `folder`, which is created. Fills in `record.files`.

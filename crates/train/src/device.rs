@@ -1,5 +1,7 @@
 //! What runs the tapes of a training.
 
+use std::collections::BTreeMap;
+
 use backend::{Backend, CpuBackend, CudaBackend, Precision, Tape};
 use cli::{DeviceArg, Gpus};
 use reference::DfdxBackend;
@@ -82,9 +84,9 @@ pub fn runs_on(kind: &str, tape: &Tape) -> Result<(), cli::Error> {
     })
 }
 
-/// The type of activations on a kind of device, and the hash of the kernels that run there.
-pub fn arithmetic(device: &record::Device) -> (String, Option<String>) {
-    if device.kind == "cuda" { ("bf16".into(), Some(backend::cuda_kernels_hash())) } else { ("f32".into(), None) }
+/// The type of activations on a kind of device, and the hashes of the kernels that run there, by file.
+pub fn arithmetic(device: &record::Device) -> (String, BTreeMap<String, String>) {
+    if device.kind == "cuda" { ("bf16".into(), backend::cuda_kernels()) } else { ("f32".into(), BTreeMap::new()) }
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub(crate) fn record(python: &str, device: &str, rounds: usize, threads: &[usize
         seeds: vec![0],
         command: format!("{}; PyTorch {}", command(device, rounds, threads), torch.trim()),
         wall_s: began.elapsed().as_secs_f64(),
-        kernels_sha256: None,
+        kernels_sha256: Default::default(),
         data_sha256: BTreeMap::new(),
         rows,
         files: BTreeMap::new(),

@@ -23,6 +23,7 @@ mod segments;
 mod state;
 mod swiglu;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kernels::cuda::matmul::Matmul;
@@ -116,9 +117,9 @@ pub fn cuda_device(ordinal: usize) -> Result<(String, String)> {
     Ok((device.name().into(), device.cuda_version()?))
 }
 
-/// SHA-256 of the GPU kernels' sources.
-pub fn cuda_kernels_hash() -> String {
-    kernels::cuda::source::hash()
+/// SHA-256 of each of the GPU kernels' sources, by file.
+pub fn cuda_kernels() -> BTreeMap<String, String> {
+    kernels::cuda::source::hashes()
 }
 
 impl CudaBackend {

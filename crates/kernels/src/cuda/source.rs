@@ -1,6 +1,7 @@
 //! The kernel sources, embedded. KERNELS_DIR, when set, is a folder whose files are read instead: edit a kernel, run again.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::error::{CudaError, CudaResult};
 
@@ -46,20 +47,18 @@ pub fn text(name: &str) -> CudaResult<Cow<'static, str>> {
     found.map(|(_, text)| Cow::Borrowed(*text)).ok_or_else(|| CudaError::File { path: name.into(), error: error() })
 }
 
-/// SHA-256 over every file's name and text, in hexadecimal: what a record says of the kernels it ran.
-pub fn hash() -> String {
-    hash_of(|_| true)
+/// SHA-256 of every file in hexadecimal, by name: what a record says of the kernels it ran.
+pub fn hashes() -> BTreeMap<String, String> {
+    hashes_of(|_| true)
 }
 
-/// The same over the files of some names.
-pub fn hash_of(of: impl Fn(&str) -> bool) -> String {
+/// The same of the files of some names.
+pub fn hashes_of(of: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
     use sha2::{Digest, Sha256};
-    let mut hash = Sha256::new();
-    for (name, text) in FILES.iter().filter(|(name, _)| of(name)) {
-        hash.update(format!("{name} {}\n", text.len()));
-        hash.update(text);
-    }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    let hex = |text: &str| Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect();
+    let names = FILES.iter().map(|(name, _)| *name).filter(|name| of(name));
+    // One that cannot be read cannot have run.
+    names.filter_map(|name| Some((name.into(), hex(&text(name).ok()?)))).collect()
 }
 
 /// The headers, which any source may include.

@@ -33,7 +33,7 @@ fn sample() -> Run {
             seeds: vec![0, 1],
             command: "cargo run -p reproduce-figure-recall".into(),
             wall_s: 2.5,
-            kernels_sha256: None,
+            kernels_sha256: BTreeMap::new(),
             data_sha256: BTreeMap::from([("text".into(), sha256(b"text"))]),
             rows: vec![row("a"), row("b, \"quoted\"")],
             files: BTreeMap::new(),

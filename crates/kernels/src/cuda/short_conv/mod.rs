@@ -19,6 +19,8 @@ pub use args::{Element, Filter, FilterGrad, Input, InputGrad, Options, Output, O
 pub use swiglu::{swiglu, swiglu_backward, takes_swiglu};
 pub use variants::{Variant, variants};
 
+use std::collections::BTreeMap;
+
 use cudarc::driver::CudaViewMut;
 
 use super::arguments::{at, at_mut};
@@ -27,10 +29,10 @@ use super::error::CudaResult;
 use check::Check;
 use params::{Call, Kind, Place};
 
-/// SHA-256 over the sources of this op's kernels.
-pub fn source_hash() -> String {
+/// SHA-256 of each source of this op's kernels, by file.
+pub fn source_hashes() -> BTreeMap<String, String> {
     let shared = ["common.cuh", "mma.cuh", "hopper.cuh", "lowrank_hopper.cuh", "sums.cu", "plan.cu"];
-    super::source::hash_of(|name| name.starts_with("short_conv") || shared.contains(&name))
+    super::source::hashes_of(|name| name.starts_with("short_conv") || shared.contains(&name))
 }
 
 /// Writes y, and the final state where asked for.

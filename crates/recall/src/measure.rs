@@ -19,9 +19,10 @@ pub struct Measured {
 ///
 /// Metrics, each by seed: `accuracy` (the row's score) and `loss` on test examples at every evaluation, `train_loss`
 /// at the logged steps, `initial_loss` and `initial_grad_norm` of the first step; where the row has an early stop,
-/// `solved` (0 or 1) and, if so, `steps_to_solve`. A row with a grid has `accuracy` alone, beside the
-/// `trial_accuracy` of each of its trainings, whose number, counted from 1, stands in place of the step. A run
-/// that diverges has NaN for `accuracy` and `loss`.
+/// `solved` (0 or 1) and, if so, `steps_to_solve`. Where the score is the mean over classes, `token_accuracy` is the share
+/// of labels that are right. A row with a grid has the last `accuracy`, `loss` and `token_accuracy` of its best settings, and the
+/// same of each of its trainings as `trial_accuracy` and so on, their number, counted from 1, in place of the step. A run that
+/// diverges has NaN for all three.
 ///
 /// Each run keeps a checkpoint in [`Options::out`] until the whole row is complete.
 ///
@@ -76,10 +77,14 @@ pub fn measure(
     Ok(measured)
 }
 
-fn score(row: &Row) -> train::Metric {
+/// What test examples tell of a training, the row's score first: names in records and in the log.
+fn tested(row: &Row) -> Vec<(&'static str, train::Metric)> {
+    let loss = ("loss", train::Metric::EvalLoss);
     match row.score {
-        Score::Accuracy => train::Metric::Accuracy,
-        Score::MacroAccuracy => train::Metric::MacroAccuracy,
+        Score::Accuracy => vec![("accuracy", train::Metric::Accuracy), loss],
+        Score::MacroAccuracy => {
+            vec![("accuracy", train::Metric::MacroAccuracy), loss, ("token_accuracy", train::Metric::Accuracy)]
+        }
     }
 }
 
@@ -88,9 +93,7 @@ fn single(id: &str, seed: u64, row: &Row, outcome: &Outcome) -> Vec<Metric> {
     let point = |step, metric: &str, value| Metric { row: id.into(), seed, step, metric: metric.into(), value };
     let log = &outcome.log;
     let mut points = Vec::new();
-    for (name, metric) in
-        [("accuracy", score(row)), ("loss", train::Metric::EvalLoss), ("train_loss", train::Metric::Loss)]
-    {
+    for (name, metric) in tested(row).into_iter().chain([("train_loss", train::Metric::Loss)]) {
         points.extend(log.series(metric).map(|(step, value)| point(step, name, value)));
     }
     for (name, metric) in [("initial_loss", train::Metric::Loss), ("initial_grad_norm", train::Metric::GradNorm)] {
@@ -104,21 +107,22 @@ fn single(id: &str, seed: u64, row: &Row, outcome: &Outcome) -> Vec<Metric> {
     points
 }
 
-/// The mean over a grid's variations of the best of its settings, and each training's accuracy. One that diverged makes
-/// its variation's best NaN: what broke must show.
+/// What the best of a grid's settings came to, in the mean over its variations, and what each training did. One that diverged is its
+/// variation's best: what broke must show.
 fn grid(id: &str, seed: u64, row: &Row, outcomes: &[Outcome]) -> Vec<Metric> {
     let settings = row.grid.as_ref().map_or(1, |grid| grid.lr.len().max(1) * grid.weight_decay.len().max(1));
-    let metric = score(row);
-    let accuracy = |o: &Outcome| o.log.last(metric).unwrap_or(f64::NAN);
-    let bests: Vec<f64> = outcomes
-        .chunks(settings)
-        .map(|tried| {
-            tried.iter().map(accuracy).fold(f64::NEG_INFINITY, |best, a| if a > best || a.is_nan() { a } else { best })
-        })
-        .collect();
-    let mean = bests.iter().sum::<f64>() / bests.len() as f64;
+    let tested = tested(row);
+    let last = |o: &Outcome, metric| o.log.last(metric).unwrap_or(f64::NAN);
+    let score = |o: &Outcome| last(o, tested[0].1);
+    let better = |a, b| if score(b) > score(a) || score(b).is_nan() { b } else { a };
+    let bests: Vec<&Outcome> = outcomes.chunks(settings).filter_map(|tried| tried.iter().reduce(better)).collect();
     let step = outcomes.iter().map(|o| o.step).max().unwrap_or(0);
-    let point = |step, metric: &str, value| Metric { row: id.into(), seed, step, metric: metric.into(), value };
-    let each = (1..).zip(outcomes).map(|(number, o)| point(number, "trial_accuracy", accuracy(o)));
-    std::iter::once(point(step, "accuracy", mean)).chain(each).collect()
+    let point = |step, metric: String, value| Metric { row: id.into(), seed, step, metric, value };
+    let mut points = Vec::new();
+    for &(name, metric) in &tested {
+        let mean = bests.iter().map(|o| last(o, metric)).sum::<f64>() / bests.len() as f64;
+        points.push(point(step, name.into(), mean));
+        points.extend((1..).zip(outcomes).map(|(number, o)| point(number, format!("trial_{name}"), last(o, metric))));
+    }
+    points
 }

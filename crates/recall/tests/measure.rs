@@ -112,6 +112,14 @@ fn a_grid_is_the_mean_over_variations_of_the_best_setting() {
     let best = |trials: &[f64]| trials.iter().copied().fold(0.0, f64::max);
     let accuracy = measured.points.iter().find(|p| p.metric == "accuracy").unwrap();
     assert_eq!((accuracy.step, accuracy.value), (24, (best(&trials[..4]) + best(&trials[4..])) / 2.0));
+    // The loss is that of the trainings whose accuracy counts.
+    let values =
+        |metric: &str| -> Vec<f64> { measured.points.iter().filter(|p| p.metric == metric).map(|p| p.value).collect() };
+    let losses = values("trial_loss");
+    let chosen =
+        |from: usize| from + (0..4).rev().max_by(|&a, &b| trials[from + a].total_cmp(&trials[from + b])).unwrap();
+    assert_eq!(values("loss"), [(losses[chosen(0)] + losses[chosen(4)]) / 2.0]);
+    assert_eq!((values("token_accuracy").len(), values("trial_token_accuracy").len()), (1, 8));
     // The first trial is the row itself with the first rate and decay.
     let first = row(json!({ "train": { "lr": 1e-2, "weight_decay": 0.0 }, "score": "macro-accuracy" }));
     let alone = measured::Measured::new(&run(&first, &[0], &options(1)).points);
@@ -127,7 +135,7 @@ fn every_metric_is_one_of_the_items() {
     let item = report::paper::item("figure-recall").unwrap();
     let stop = json!({ "early_stop": { "at_least": 0.0 } });
     let grid = json!({ "lr": [1e-2, 1e-3] });
-    for row in [row(json!({ "train": stop })), row(json!({ "grid": grid }))] {
+    for row in [row(json!({ "train": stop })), row(json!({ "grid": grid, "score": "macro-accuracy" }))] {
         for point in run(&row, &[0], &options(1)).points {
             assert!(item.metric(&point.metric).is_some(), "{}", point.metric);
         }

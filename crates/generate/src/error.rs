@@ -8,6 +8,9 @@ pub enum Error {
     /// The checkpoint is damaged or absent.
     #[error(transparent)]
     Train(#[from] train::Error),
+    /// The device is absent.
+    #[error(transparent)]
+    Device(#[from] cli::Error),
     /// The model does not run.
     #[error(transparent)]
     Backend(#[from] backend::Error),

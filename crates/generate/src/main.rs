@@ -9,7 +9,7 @@ use clap::{ArgGroup, Parser};
 use cli::DeviceArg;
 use data::text::Tokenizer;
 use generate::{Checkpoint, Error, Result, Sampler, Stream, generate, open};
-use train::Device;
+use train::{Device, find_device};
 
 /// Go on from a prompt with the model of a checkpoint. Prompt and text go to stdout as they are drawn, all else to stderr.
 #[derive(Debug, Parser)]
@@ -63,6 +63,10 @@ fn temperature(text: &str) -> std::result::Result<f64, String> {
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Device(e)) => {
+            eprint!("{}", e.text());
+            ExitCode::from(e.exit_code())
+        }
         Err(e) => {
             eprintln!("error: {e}");
             ExitCode::from(2)
@@ -76,6 +80,9 @@ fn run(args: &Args) -> Result<()> {
         DeviceArg::Dfdx => Device::Dfdx,
         DeviceArg::Cuda(gpus) => Device::Cuda(gpus),
     };
+    if let Device::Cuda(_) = device {
+        find_device(args.device, &Device::KINDS, 1)?;
+    }
     let Checkpoint { mut model, text } = open(&args.checkpoint, device)?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.seed);
     let mut out = io::stdout().lock();

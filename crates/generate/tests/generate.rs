@@ -118,6 +118,12 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
     assert!(refused(&path, &["--ids", "1", "--temperature=-1"]).contains("at least 0"));
     assert!(refused(&path.with_extension("none"), &["--ids", "1"]).contains("cannot be read"));
 
+    // As the other commands: 3 where the device is absent. A machine may well have one GPU, but not this one.
+    let absent = run(&path, &["--ids", "1", "--device", "cuda:999"]);
+    assert_eq!(absent.status.code(), Some(3));
+    let message = String::from_utf8(absent.stderr).unwrap();
+    assert!(message.starts_with("error: ") && message.contains("\nhint: "), "{message}");
+
     let (_, _, state) = checkpoint(folder.path(), &row());
     let other = folder.path().join("other.safetensors");
     save(&other, &state, &Log::default(), &json!({ "row": { "task": 1 } })).unwrap();

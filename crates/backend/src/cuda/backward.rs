@@ -33,7 +33,7 @@ impl Lower<'_> {
                     self.run_group(i, &group.0.clone());
                 }
             }
-            Op::CrossEntropy { .. } | Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {}
+            Op::CrossEntropy { .. } | Op::Moe(_) | Op::GatedDeltaRule(_) => {}
             op => {
                 let Some(dy) = self.grads[i].take() else { return };
                 self.current = Some(dy);
@@ -250,6 +250,7 @@ impl Lower<'_> {
                 self.p.step("gelu back", views, |on, [x, dy, dx]| dense::gelu_backward(on.device, x, dy, dx));
                 self.finish(detours);
             }
+            Op::Ssd(op) => self.ssd_backward(i, op, dy),
             Op::Add { a, b } => {
                 self.pass_on(a, dy);
                 self.pass_on(b, dy);
@@ -259,8 +260,7 @@ impl Lower<'_> {
             | Op::Rope { .. }
             | Op::CrossEntropy { .. }
             | Op::Moe(_)
-            | Op::GatedDeltaRule(_)
-            | Op::Ssd(_) => {}
+            | Op::GatedDeltaRule(_) => {}
         }
     }
 

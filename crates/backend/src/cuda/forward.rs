@@ -54,9 +54,10 @@ impl Lower<'_> {
                 self.values[i] = Some(y);
             }
             Op::ShortConv { .. } => self.conv_forward(i),
+            Op::Ssd(op) => self.ssd_forward(i, op),
             Op::CrossEntropy { logits } => self.loss(logits),
             // Refused before lowering.
-            Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {}
+            Op::Moe(_) | Op::GatedDeltaRule(_) => {}
         }
     }
 

@@ -189,8 +189,9 @@ pub(super) fn inputs(op: &Op) -> Vec<Var> {
         },
         Op::Add { a, b } => vec![a, b],
         Op::CrossEntropy { logits } => vec![logits],
+        Op::Ssd(op) => vec![op.x, op.b, op.c, op.dt],
         // Refused before it comes to groups: `super::supported`.
-        Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => vec![],
+        Op::Moe(_) | Op::GatedDeltaRule(_) => vec![],
     }
 }
 
@@ -206,6 +207,7 @@ fn params(op: &Op) -> Vec<Param> {
             Filter::HeadWise { static_w, .. } => static_w.into_iter().collect(),
             Filter::LowRank { u, static_w, .. } => [Some(u), static_w].into_iter().flatten().collect(),
         },
+        Op::Ssd(op) => vec![op.a_log, op.dt_bias, op.d],
         Op::Rope { .. }
         | Op::Attention { .. }
         | Op::SwiGlu { .. }
@@ -213,7 +215,6 @@ fn params(op: &Op) -> Vec<Param> {
         | Op::Add { .. }
         | Op::CrossEntropy { .. }
         | Op::Moe(_)
-        | Op::GatedDeltaRule(_)
-        | Op::Ssd(_) => vec![],
+        | Op::GatedDeltaRule(_) => vec![],
     }
 }

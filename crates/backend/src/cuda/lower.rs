@@ -46,7 +46,7 @@ pub(super) struct Lower<'a> {
     pub(super) p: Program,
     /// Where each value lies once its op has run.
     pub(super) values: Vec<Option<View>>,
-    /// Norm statistics, attention's log-sum-exp.
+    /// Norm statistics, attention's log-sum-exp, a recurrence's states.
     pub(super) saved: Vec<Option<View>>,
     /// The gradient of each value, from its first contribution until its op has run backward.
     pub(super) grads: Vec<Option<View>>,
@@ -57,6 +57,8 @@ pub(super) struct Lower<'a> {
     /// Whether a parameter's gradient holds a contribution of this pass.
     pub(super) touched: Vec<bool>,
     pub(super) tables: Vec<(usize, f32)>,
+    /// The plan of the recurrences' chunks, once a step has made it.
+    pub(super) chunks: Option<View>,
     /// Stretches whose values are made again, those that have run backward removed.
     pub(super) segments: Vec<Segment>,
 }
@@ -89,6 +91,7 @@ pub(super) fn lower(
         mirrors: HashMap::new(),
         touched: vec![pass == Pass::Train { add: true }; tape.specs().len()],
         tables: Vec::new(),
+        chunks: None,
         segments: if tape.recompute() { segments(tape, groups) } else { Vec::new() },
     };
     lower.forward();

@@ -20,6 +20,7 @@ mod memory;
 mod program;
 mod programs;
 mod segments;
+mod ssd;
 mod state;
 mod swiglu;
 

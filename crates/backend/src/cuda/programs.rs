@@ -7,6 +7,7 @@ use super::compiled::{Compiled, Key};
 use super::groups::Groups;
 use super::layout::Layout;
 use super::lower::{Pass, lower};
+use super::ssd;
 use super::state::DeviceState;
 use crate::backend::Backend;
 use crate::op::Op;
@@ -99,10 +100,10 @@ impl CudaBackend {
     }
 }
 
-/// Refuses a tape with an op that has no launch yet; asks no device.
+/// Refuses a tape with an op that has no launch yet, or of a size that its kernels cannot take; asks no device.
 ///
 /// # Errors
-/// [`Error::Backend`] naming the op.
+/// [`Error::Backend`] naming the op; [`Error::Kernel`] naming the size.
 pub fn supported(tape: &Tape) -> Result<()> {
     for (i, op) in tape.ops().iter().enumerate() {
         match op {
@@ -118,7 +119,8 @@ pub fn supported(tape: &Tape) -> Result<()> {
             | Op::ShortConv { .. }
             | Op::Add { .. }
             | Op::CrossEntropy { .. } => {}
-            Op::Moe(_) | Op::GatedDeltaRule(_) | Op::Ssd(_) => {
+            Op::Ssd(op) => ssd::shape(tape, op, 1, 1).check()?,
+            Op::Moe(_) | Op::GatedDeltaRule(_) => {
                 return Err(Error::Backend {
                     backend: "cuda".into(),
                     what: format!("op {i}, {}, is not on cuda yet", op.name()),

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 27] = [
+pub const FILES: [(&str, &str); 33] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
+    ("tiles.cuh", include_str!("../../../../kernels/tiles.cuh")),
     ("lowrank_hopper.cuh", include_str!("../../../../kernels/lowrank_hopper.cuh")),
     ("attention.cuh", include_str!("../../../../kernels/attention.cuh")),
     ("attention_hopper.cuh", include_str!("../../../../kernels/attention_hopper.cuh")),
@@ -34,6 +35,11 @@ pub const FILES: [(&str, &str); 27] = [
     ("cross_entropy.cu", include_str!("../../../../kernels/cross_entropy.cu")),
     ("adamw.cu", include_str!("../../../../kernels/adamw.cu")),
     ("column_sums.cu", include_str!("../../../../kernels/column_sums.cu")),
+    ("ssd.cuh", include_str!("../../../../kernels/ssd.cuh")),
+    ("ssd_states.cu", include_str!("../../../../kernels/ssd_states.cu")),
+    ("ssd_outputs.cu", include_str!("../../../../kernels/ssd_outputs.cu")),
+    ("ssd_gradients.cu", include_str!("../../../../kernels/ssd_gradients.cu")),
+    ("ssd_bc.cu", include_str!("../../../../kernels/ssd_bc.cu")),
 ];
 
 /// The text of one file.

@@ -1,5 +1,5 @@
 //! The other ops of a training step on the GPU, on [`Tensor`]s: norms, pointwise ops, rotary positions, embedding, loss, optimizer;
-//! and the convolution and attention on the same matrices.
+//! and the convolution, attention and the recurrence of Mamba-2 on the same matrices.
 //!
 //! Each function checks its operands' shapes and types, queues its kernels and returns. Formulas and bytes: the `.cu` files'
 //! headers. Activations are f32 or bf16, all of a call alike; statistics and gradients of parameters are f32. Operands may lie
@@ -7,6 +7,7 @@
 
 mod adamw;
 mod attention;
+mod chunks;
 mod column_sums;
 mod cross_entropy;
 mod embedding;
@@ -14,9 +15,11 @@ mod norm;
 mod pointwise;
 mod rope;
 mod short_conv;
+mod ssd;
 
 pub use adamw::{Parameters, Rule, cast, update};
 pub use attention::{attention, attention_backward};
+pub use chunks::{CHUNK, chunk_count, plan_chunks};
 pub use column_sums::column_sums;
 pub use cross_entropy::cross_entropy;
 pub use embedding::{Sorted, embedding, embedding_backward, positions, positions_backward};
@@ -26,6 +29,7 @@ pub use rope::{Turn, rope};
 pub use short_conv::{
     Conv, ConvGrad, Taps, TapsGrad, short_conv, short_conv_backward, short_conv_swiglu, short_conv_swiglu_backward,
 };
+pub use ssd::{Ssd, SsdGrad, SsdShape, ssd, ssd_backward, ssd_variants};
 
 use std::ffi::c_void;
 

@@ -1,5 +1,5 @@
-//! `cargo xtask kernels check`: the kernels of the short convolution, attention and Mamba-2's recurrence compiled with NVRTC, which
-//! needs no GPU, and what each uses compared with kernels/resources.txt.
+//! `cargo xtask kernels check`: the kernels of the short convolution, of attention, of recurrences and of mixtures of experts compiled with
+//! NVRTC, which needs no GPU, and what each uses compared with kernels/resources.txt.
 //!
 //! For sm_90a the whole sample of defines (their `variants`) is compiled, its registers, shared memory and spills are
 //! summed up per kernel and element type, and a set that spills registers is an error; for the other targets every 24th of it
@@ -40,6 +40,7 @@ pub(crate) fn check(accept: bool) -> Result<()> {
     let mut all = short_conv::variants();
     all.extend(attention::variants());
     all.extend(dense::ssd_variants());
+    all.extend(dense::moe_variants());
     let used = compile_all(&all, TUNED)?;
     println!("{} define sets compile for {TUNED}", all.len());
     let (found, spills) = (summary(&used), spilling(&used));

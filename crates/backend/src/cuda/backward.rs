@@ -6,6 +6,7 @@ use kernels::cuda::matmul::Operand;
 
 use super::gradients::Detour;
 use super::groups::Group;
+use super::layout::Layout;
 use super::lower::{Lower, norm_of};
 use super::program::{Home, View};
 use crate::op::{Op, Param, Var};
@@ -33,7 +34,7 @@ impl Lower<'_> {
                     self.run_group(i, &group.0.clone());
                 }
             }
-            Op::CrossEntropy { .. } | Op::Moe(_) | Op::GatedDeltaRule(_) => {}
+            Op::CrossEntropy { .. } | Op::GatedDeltaRule(_) => {}
             op => {
                 let Some(dy) = self.grads[i].take() else { return };
                 self.current = Some(dy);
@@ -250,6 +251,7 @@ impl Lower<'_> {
                 self.p.step("gelu back", views, |on, [x, dy, dx]| dense::gelu_backward(on.device, x, dy, dx));
                 self.finish(detours);
             }
+            Op::Moe(moe) => self.moe_backward(i, moe, dy),
             Op::Ssd(op) => self.ssd_backward(i, op, dy),
             Op::Add { a, b } => {
                 self.pass_on(a, dy);
@@ -259,7 +261,6 @@ impl Lower<'_> {
             | Op::ShortConv { .. }
             | Op::Rope { .. }
             | Op::CrossEntropy { .. }
-            | Op::Moe(_)
             | Op::GatedDeltaRule(_) => {}
         }
     }
@@ -303,9 +304,14 @@ impl Lower<'_> {
 
     /// Where a parameter's gradient lies, as `[rows, cols]`.
     pub(super) fn param_gradient(&self, p: Param, rows: usize, cols: usize) -> View {
-        let (at, taps) = (self.layout.at[p.index()], self.layout.taps);
-        let (home, at, dtype) =
-            if at < taps { (Home::Gradients, at, Dtype::F32) } else { (Home::TapGradients, at - taps, self.dtype) };
+        let (at, Layout { taps, trained, .. }) = (self.layout.at[p.index()], self.layout);
+        let (home, at, dtype) = if at < *taps {
+            (Home::Gradients, at, Dtype::F32)
+        } else if at < *trained {
+            (Home::TapGradients, at - taps, self.dtype)
+        } else {
+            (Home::Gradients, taps + at - trained, Dtype::F32)
+        };
         View { home, at, rows, cols, stride: cols, dtype }
     }
 }

@@ -9,6 +9,7 @@ use kernels::rope::Table;
 use super::lower::{Lowered, Pass};
 use super::program::{Home, On, View};
 use super::state::DeviceState;
+use crate::backend::Scores;
 use crate::op::{Op, Var};
 use crate::tape::Tape;
 
@@ -36,6 +37,12 @@ impl Key {
             packed,
             recompute: tape.recompute(),
         }
+    }
+
+    /// Experts of each mixture.
+    fn experts(&self) -> impl Iterator<Item = usize> + '_ {
+        let logits = self.ops.iter().filter_map(|op| if let Op::Moe(moe) = op { Some(moe.logits) } else { None });
+        logits.map(|logits| self.cols[logits.index()])
     }
 }
 
@@ -140,11 +147,9 @@ impl Compiled {
         Ok(times)
     }
 
-    /// Negative log likelihoods and likeliest tokens of the last run.
-    pub(super) fn outputs(&mut self, device: &Device) -> CudaResult<(Vec<f32>, Vec<u32>)> {
-        let words = self.readback.read(device, &self.outputs)?;
-        let (nll, argmax) = words.split_at(words.len() / 2);
-        Ok((nll.iter().map(|&w| f32::from_bits(w)).collect(), argmax.to_vec()))
+    /// What the last run says, but for the mean loss.
+    pub(super) fn outputs(&mut self, device: &Device) -> CudaResult<Scores> {
+        Ok(self.lowered.inputs.scores(self.readback.read(device, &self.outputs)?, self.key.experts()))
     }
 
     /// A value of the last run, where it was kept.

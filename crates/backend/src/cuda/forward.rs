@@ -56,8 +56,9 @@ impl Lower<'_> {
             Op::ShortConv { .. } => self.conv_forward(i),
             Op::Ssd(op) => self.ssd_forward(i, op),
             Op::CrossEntropy { logits } => self.loss(logits),
+            Op::Moe(moe) => self.moe_forward(i, moe),
             // Refused before lowering.
-            Op::Moe(_) | Op::GatedDeltaRule(_) => {}
+            Op::GatedDeltaRule(_) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::op::{Filter, Op, Param, Var};
+use crate::op::{Filter, Moe, Op, Param, Var};
 use crate::tape::Tape;
 
 /// Ops that run where the first of them stands. The outputs are neighbouring columns of one matrix, in this order.
@@ -190,8 +190,9 @@ pub(super) fn inputs(op: &Op) -> Vec<Var> {
         Op::Add { a, b } => vec![a, b],
         Op::CrossEntropy { logits } => vec![logits],
         Op::Ssd(op) => vec![op.x, op.b, op.c, op.dt],
+        Op::Moe(Moe { x, logits, .. }) => vec![x, logits],
         // Refused before it comes to groups: `super::supported`.
-        Op::Moe(_) | Op::GatedDeltaRule(_) => vec![],
+        Op::GatedDeltaRule(_) => vec![],
     }
 }
 
@@ -202,6 +203,7 @@ fn params(op: &Op) -> Vec<Param> {
         Op::Linear { w, bias, .. } => [Some(w), bias].into_iter().flatten().collect(),
         Op::RmsNorm { gain, .. } => vec![gain],
         Op::LayerNorm { gain, bias, .. } => vec![gain, bias],
+        Op::Moe(Moe { gate, up, down, bias, .. }) => [gate, up, down].into_iter().chain(bias).collect(),
         Op::ShortConv { filter, .. } => match filter {
             Filter::Static { w } => vec![w],
             Filter::HeadWise { static_w, .. } => static_w.into_iter().collect(),
@@ -214,7 +216,6 @@ fn params(op: &Op) -> Vec<Param> {
         | Op::Gelu { .. }
         | Op::Add { .. }
         | Op::CrossEntropy { .. }
-        | Op::Moe(_)
         | Op::GatedDeltaRule(_) => vec![],
     }
 }

@@ -4,6 +4,7 @@ use kernels::cuda::Dtype;
 use kernels::cuda::dense::Sorted;
 
 use super::program::{Home, View};
+use crate::backend::Scores;
 use crate::batch::{Batch, IGNORE};
 use crate::op::Op;
 use crate::tape::Tape;
@@ -15,12 +16,15 @@ pub(super) struct Inputs {
     tokens: usize,
     /// Borders of sequences: S + 1, the last ones repeated where a batch has fewer.
     borders: usize,
+    /// Words that the mixtures of experts report.
+    mixtures: usize,
 }
 
 impl Inputs {
     /// For batches of this tape. `packed`: room for so many packed sequences.
     pub(super) fn new(tape: &Tape, packed: Option<usize>) -> Self {
-        Self { tokens: tape.tokens(), borders: packed.unwrap_or(tape.batch()) + 1 }
+        let mixtures = reported(tape, tape.ops().len());
+        Self { tokens: tape.tokens(), borders: packed.unwrap_or(tape.batch()) + 1, mixtures }
     }
 
     fn view(&self, at: usize, cols: usize, dtype: Dtype) -> View {
@@ -51,13 +55,18 @@ impl Inputs {
         self.view(6 * self.tokens + 2, 1, Dtype::F32)
     }
 
+    /// The share of the losses.
+    pub(super) fn share(&self) -> View {
+        self.view(6 * self.tokens + 3, 1, Dtype::F32)
+    }
+
     pub(super) fn cu_seqlens(&self) -> View {
-        self.view(6 * self.tokens + 3, self.borders, Dtype::U32)
+        self.view(6 * self.tokens + 4, self.borders, Dtype::U32)
     }
 
     /// Words of all inputs.
     pub(super) fn len(&self) -> usize {
-        6 * self.tokens + 3 + self.borders
+        6 * self.tokens + 4 + self.borders
     }
 
     pub(super) fn nll(&self) -> View {
@@ -68,9 +77,30 @@ impl Inputs {
         View { at: self.tokens, dtype: Dtype::U32, ..self.nll() }
     }
 
+    /// What the mixture of op i reports: the tokens of each expert, then its auxiliary losses.
+    pub(super) fn mixture(&self, tape: &Tape, i: usize) -> View {
+        let cols = reported(tape, i + 1) - reported(tape, i);
+        View { at: 2 * self.tokens + reported(tape, i), cols, stride: cols, dtype: Dtype::U32, ..self.nll() }
+    }
+
     /// Words of all outputs.
     pub(super) fn outputs(&self) -> usize {
-        2 * self.tokens
+        2 * self.tokens + self.mixtures
+    }
+
+    /// What the outputs say, but for the mean loss; `experts` of each mixture.
+    pub(super) fn scores(&self, words: &[u32], experts: impl Iterator<Item = usize>) -> Scores {
+        let (nll, rest) = words.split_at(self.tokens);
+        let (argmax, mut rest) = rest.split_at(self.tokens);
+        let nll = nll.iter().map(|&w| f32::from_bits(w)).collect();
+        let mut scores = Scores { nll, predictions: argmax.to_vec(), ..Scores::default() };
+        for experts in experts {
+            let (load, after) = rest.split_at(experts);
+            scores.load.push(load.iter().map(|&n| n as usize).collect());
+            scores.aux += f32::from_bits(after[0]);
+            rest = &after[1..];
+        }
+        scores
     }
 
     /// The inputs of a batch that fits the tape, its losses multiplied by `share`.
@@ -91,10 +121,17 @@ impl Inputs {
         words.extend(starts);
         words.push(count);
         words.push((share / counted(&batch.targets).max(1) as f32).to_bits());
+        words.push(share.to_bits());
         borders.resize(self.borders, n);
         words.extend(borders.into_iter().map(|b| b as u32));
         words
     }
+}
+
+/// Words that the mixtures among the first ops report.
+fn reported(tape: &Tape, ops: usize) -> usize {
+    let words = |op: &Op| if let Op::Moe(moe) = op { tape.cols(moe.logits) + 1 } else { 0 };
+    tape.ops()[..ops].iter().map(words).sum()
 }
 
 /// Rows with a label.

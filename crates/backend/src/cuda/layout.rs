@@ -1,7 +1,8 @@
 //! Where each parameter lies in one flat array.
 //!
-//! Four parts: parameters whose gradients are f32, first those that decay; then the taps of convolutions, whose gradients the
-//! convolution writes in its own element type, again first those that decay. The weights of a group of linears, and the generators
+//! Five parts: parameters whose gradients are f32, first those that decay; then the taps of convolutions, whose gradients the
+//! convolution writes in its own element type, again first those that decay; last the biases of loss-free balancing, which no rule
+//! trains. The weights of a group of linears, and the generators
 //! of a group of convolutions, are neighbours: one matrix to the product or launch that uses them.
 
 use super::groups::{Group, Groups};
@@ -18,6 +19,9 @@ struct Run {
     padding: usize,
 }
 
+/// What tells the parameters of one part from another's: whether they are trained, are taps, and decay.
+type Part = (bool, bool, bool);
+
 /// The place of each parameter, in elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -29,6 +33,8 @@ pub(super) struct Layout {
     pub(super) taps: usize,
     /// End of the third part: taps that decay.
     pub(super) taps_decayed: usize,
+    /// End of what is trained: the biases of loss-free balancing come after, what they are moved by after the f32 gradients.
+    pub(super) trained: usize,
     /// End of all.
     pub(super) len: usize,
 }
@@ -57,12 +63,12 @@ impl Layout {
         runs.extend((0..specs.len()).map(|i| Run { params: vec![Param(i)], taps: false, padding: 0 }));
 
         let mut at: Vec<Option<usize>> = vec![None; specs.len()];
-        let mut ends = [0; 4];
+        let parts: [Part; 5] =
+            [(true, false, true), (true, false, false), (true, true, true), (true, true, false), (false, false, false)];
+        let mut ends = [0; 5];
         let mut end = 0;
-        for (part, (taps, decay)) in
-            [(false, true), (false, false), (true, true), (true, false)].into_iter().enumerate()
-        {
-            for run in runs.iter().filter(|run| run.taps == taps && decays(&specs, &run.params) == decay) {
+        for (part, of) in parts.into_iter().enumerate() {
+            for run in runs.iter().filter(|run| part_of(&specs, run) == of) {
                 end = usize::next_multiple_of(end, ALIGN);
                 for param in &run.params {
                     // A parameter that something before has placed (a tied one) stays there.
@@ -78,7 +84,7 @@ impl Layout {
             ends[part] = end;
         }
         let at = at.into_iter().map(|place| place.unwrap_or(end)).collect();
-        Self { at, decayed: ends[0], taps: ends[1], taps_decayed: ends[2], len: ends[3] }
+        Self { at, decayed: ends[0], taps: ends[1], taps_decayed: ends[2], trained: ends[3], len: ends[4] }
     }
 
     /// Every tensor at its place, zeros between.
@@ -97,8 +103,10 @@ impl Layout {
     }
 }
 
-fn decays(specs: &[ParamSpec], run: &[Param]) -> bool {
-    run.first().is_some_and(|p| specs[p.index()].decay)
+fn part_of(specs: &[ParamSpec], run: &Run) -> Part {
+    let first = run.params.first().map(|p| &specs[p.index()]);
+    let trained = first.is_none_or(|spec| spec.balance.is_none());
+    (trained, run.taps, trained && first.is_some_and(|spec| spec.decay))
 }
 
 fn is_tap(runs: &[Run], param: Param) -> bool {

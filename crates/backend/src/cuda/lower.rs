@@ -8,6 +8,7 @@ use kernels::cuda::dense::{self, Norm};
 use super::groups::{Group, Groups};
 use super::inputs::Inputs;
 use super::layout::Layout;
+use super::moe::Kept;
 use super::program::{Home, Program, View};
 use super::segments::{Segment, segments};
 use crate::op::{Param, Var};
@@ -48,6 +49,8 @@ pub(super) struct Lower<'a> {
     pub(super) values: Vec<Option<View>>,
     /// Norm statistics, attention's log-sum-exp, a recurrence's states.
     pub(super) saved: Vec<Option<View>>,
+    /// What mixtures of experts keep, by op.
+    pub(super) mixtures: HashMap<usize, Kept>,
     /// The gradient of each value, from its first contribution until its op has run backward.
     pub(super) grads: Vec<Option<View>>,
     /// The gradient of the op that runs backward now, which must not change meanwhile.
@@ -86,6 +89,7 @@ pub(super) fn lower(
         p: Program::default(),
         values: vec![None; n],
         saved: vec![None; n],
+        mixtures: HashMap::new(),
         grads: vec![None; n],
         current: None,
         mirrors: HashMap::new(),

@@ -46,7 +46,7 @@ impl MemoryPlan {
         Ok(Self {
             parameters: layout.len * (4 + copy),
             moments: layout.len * 8,
-            gradients: layout.taps * 4 + (layout.len - layout.taps) * dtype.bytes(),
+            gradients: (layout.taps + layout.len - layout.trained) * 4 + (layout.trained - layout.taps) * dtype.bytes(),
             work: lowered.program.place().1,
             work_unshared: lowered.program.bytes(),
             batches: (lowered.inputs.len() + lowered.inputs.outputs()) * 4,

@@ -17,6 +17,7 @@ mod layout;
 mod loss;
 mod lower;
 mod memory;
+mod moe;
 mod program;
 mod programs;
 mod segments;
@@ -206,11 +207,15 @@ impl CudaBackend {
         let (Some(labels), Some(program)) = (self.begun.take(), self.last.map(|i| &mut self.programs[i])) else {
             return Err(self.missing("no pass was begun", "call begin() first"));
         };
-        let Some(labels) = labels else { return Ok(Scores::default()) };
-        let (nll, predictions) = program.outputs(&self.device)?;
-        let total: f64 = nll.iter().map(|&v| f64::from(v)).sum();
-        let loss = (total / labels.max(1) as f64) as f32;
-        Ok(Scores { loss, nll, predictions, ..Scores::default() })
+        let mut scores = program.outputs(&self.device)?;
+        match labels {
+            Some(labels) => {
+                let total: f64 = scores.nll.iter().map(|&v| f64::from(v)).sum();
+                scores.loss = (total / labels.max(1) as f64) as f32;
+            }
+            None => (scores.nll, scores.predictions) = (Vec::new(), Vec::new()),
+        }
+        Ok(scores)
     }
 }
 

@@ -120,7 +120,16 @@ pub fn supported(tape: &Tape) -> Result<()> {
             | Op::Add { .. }
             | Op::CrossEntropy { .. } => {}
             Op::Ssd(op) => ssd::shape(tape, op, 1, 1).check()?,
-            Op::Moe(_) | Op::GatedDeltaRule(_) => {
+            Op::Moe(moe) => {
+                if let Some(what) = moe.beyond_cuda(tape) {
+                    return Err(Error::Backend {
+                        backend: "cuda".into(),
+                        what: format!("op {i}, moe: {what}"),
+                        hint: "choose fewer experts, or run this model with --device cpu".into(),
+                    });
+                }
+            }
+            Op::GatedDeltaRule(_) => {
                 return Err(Error::Backend {
                     backend: "cuda".into(),
                     what: format!("op {i}, {}, is not on cuda yet", op.name()),

@@ -51,8 +51,8 @@ impl DeviceState {
         Ok(Self {
             m: upload(&state.m)?,
             v: upload(&state.v)?,
-            gradients: flat(layout.taps, Dtype::F32)?,
-            tap_gradients: flat(n - layout.taps, dtype)?,
+            gradients: flat(layout.taps + n - layout.trained, Dtype::F32)?,
+            tap_gradients: flat(layout.trained - layout.taps, dtype)?,
             rule: flat(8, Dtype::F32)?,
             norm: flat(2, Dtype::F32)?,
             norm_read: Readback::new(device, 2)?,
@@ -75,7 +75,9 @@ impl DeviceState {
     /// The gradients on the host.
     pub(super) fn gradients(&self, device: &Device) -> CudaResult<Params> {
         let mut flat = self.gradients.read_f32(device)?;
+        let balances = flat.split_off(self.layout.taps);
         flat.extend(self.tap_gradients.read_f32(device)?);
+        flat.extend(balances);
         Ok(self.layout.unpack(self.specs.clone(), &flat))
     }
 
@@ -87,18 +89,31 @@ impl DeviceState {
         let root = (1.0 / correction(rule.beta2).sqrt()) as f32;
         let words = [rule.lr, rule.beta1, rule.beta2, rule.eps, rule.weight_decay, rule.clip, step_size, root];
         self.rule.write(device, &words)?;
+        let trained = |t: &Tensor| t.columns(0, self.layout.trained);
+        let copy = self.copy.as_ref().map(trained).transpose()?;
         let parameters = Parameters {
-            values: &self.values,
-            m: &self.m,
-            v: &self.v,
-            copy: self.copy.as_ref(),
+            values: &trained(&self.values)?,
+            m: &trained(&self.m)?,
+            v: &trained(&self.v)?,
+            copy: copy.as_ref(),
             gradients: &self.gradients,
             tap_gradients: &self.tap_gradients,
             taps: self.layout.taps,
             decayed: self.layout.decayed,
             taps_decayed: self.layout.taps_decayed,
         };
-        dense::update(device, parameters, Rule { rule: &self.rule, norm: &self.norm, parts: &self.parts })
+        dense::update(device, parameters, Rule { rule: &self.rule, norm: &self.norm, parts: &self.parts })?;
+        self.rebalance(device)
+    }
+
+    /// Moves the biases of loss-free balancing.
+    fn rebalance(&self, device: &Device) -> CudaResult<()> {
+        for (spec, &at) in self.specs.iter().zip(&self.layout.at) {
+            let Some(gamma) = spec.balance else { continue };
+            let excess = self.gradients.columns(self.layout.taps + at - self.layout.trained, spec.numel())?;
+            dense::rebalance(device, gamma, &excess, &self.values.columns(at, spec.numel())?, &self.norm)?;
+        }
+        Ok(())
     }
 
     /// Waits for the global norm before clipping.

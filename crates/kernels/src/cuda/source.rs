@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 33] = [
+pub const FILES: [(&str, &str); 39] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
     ("tiles.cuh", include_str!("../../../../kernels/tiles.cuh")),
@@ -40,6 +40,12 @@ pub const FILES: [(&str, &str); 33] = [
     ("ssd_outputs.cu", include_str!("../../../../kernels/ssd_outputs.cu")),
     ("ssd_gradients.cu", include_str!("../../../../kernels/ssd_gradients.cu")),
     ("ssd_bc.cu", include_str!("../../../../kernels/ssd_bc.cu")),
+    ("moe.cuh", include_str!("../../../../kernels/moe.cuh")),
+    ("moe_hopper.cuh", include_str!("../../../../kernels/moe_hopper.cuh")),
+    ("moe_route.cu", include_str!("../../../../kernels/moe_route.cu")),
+    ("moe_experts.cu", include_str!("../../../../kernels/moe_experts.cu")),
+    ("moe_combine.cu", include_str!("../../../../kernels/moe_combine.cu")),
+    ("moe_balance.cu", include_str!("../../../../kernels/moe_balance.cu")),
 ];
 
 /// The text of one file.

@@ -122,6 +122,11 @@ impl Saved {
         self.aux
     }
 
+    /// The chosen experts `[N, k]`, the likeliest first.
+    pub fn choices(&self) -> &[u32] {
+        &self.choices
+    }
+
     /// Pairs of each expert.
     pub fn load(&self) -> impl Iterator<Item = usize> + '_ {
         self.firsts.windows(2).map(|pair| pair[1] - pair[0])

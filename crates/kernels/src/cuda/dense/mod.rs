@@ -1,5 +1,5 @@
-//! The other ops of a training step on the GPU, on [`Tensor`]s: norms, pointwise ops, rotary positions, embedding, loss, optimizer;
-//! and the convolution, attention and the recurrence of Mamba-2 on the same matrices.
+//! The other ops of a training step on the GPU, on [`Tensor`]s: norms, pointwise ops, rotary positions, embedding, mixtures of
+//! experts, recurrences, loss, optimizer; and the convolution and attention on the same matrices.
 //!
 //! Each function checks its operands' shapes and types, queues its kernels and returns. Formulas and bytes: the `.cu` files'
 //! headers. Activations are f32 or bf16, all of a call alike; statistics and gradients of parameters are f32. Operands may lie
@@ -11,6 +11,7 @@ mod chunks;
 mod column_sums;
 mod cross_entropy;
 mod embedding;
+mod moe;
 mod norm;
 mod pointwise;
 mod rope;
@@ -23,6 +24,10 @@ pub use chunks::{CHUNK, chunk_count, plan_chunks};
 pub use column_sums::column_sums;
 pub use cross_entropy::cross_entropy;
 pub use embedding::{Sorted, embedding, embedding_backward, positions, positions_backward};
+pub use moe::{
+    Experts, MOE_EXPERTS, MOE_TOP_K, Mixture, moe_backward, moe_excess, moe_experts, moe_route, moe_route_backward,
+    moe_variants, moe_weights_backward, rebalance,
+};
 pub use norm::{NORM_BLOCKS, Norm, norm, norm_backward};
 pub use pointwise::{add, clear, copy, gelu, gelu_backward, swiglu, swiglu_backward};
 pub use rope::{Turn, rope};

@@ -1,4 +1,4 @@
-// Shared by the kernels of Mamba-2's recurrence (README.md): chunks of a sequence, operands into shared memory, products kept in
+// Shared by the kernels of Mamba-2's recurrence (RECURRENCES.md): chunks of a sequence, operands into shared memory, products kept in
 // registers.
 //
 // Chunks are those of plan.cu, 64 tokens each; a block returns at once where the plan has none. Heads are padded with zeros to COLS

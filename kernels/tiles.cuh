@@ -36,8 +36,8 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], const u32 (&a)[4][TILE_P
 template <int M, int N, int K, int AR, int AC, int BR, int BC, typename Store>
 __device__ __forceinline__ void product(Tile<AR, AC> a, Tile<BR, BC> b, Store store) {
     static_assert(M % 16 == 0 && N % 8 == 0 && K % 8 == 0, "pad with zeros");
-    // A warp's part: 16 RM rows, 8 RN columns.
-    constexpr int RN = N % 32 == 0 ? 4 : N % 16 == 0 ? 2 : 1, RM = M % 32 == 0 && M / 32 * (N / 8 / RN) >= TILE_WARPS ? 2 : 1;
+    // A warp's part: 16 RM rows, 8 RN columns, no more of these than leave a part to every warp.
+    constexpr int RN = N % 32 == 0 && M / 16 * (N / 32) >= TILE_WARPS ? 4 : N % 16 == 0 && M / 16 * (N / 16) >= TILE_WARPS ? 2 : 1, RM = M % 32 == 0 && M / 32 * (N / 8 / RN) >= TILE_WARPS ? 2 : 1;
     constexpr int ROWS = M / 16 / RM, COLS = N / 8 / RN;
     const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
 #pragma unroll 1

@@ -253,23 +253,20 @@ fn rows_that_read_prepared_texts_are_known() {
 
 /// Known without a GPU, so that the other rows of a table go on.
 #[test]
-fn rows_of_ops_that_a_gpu_lacks_are_refused_there_alone() {
+fn rows_of_sizes_that_a_gpu_cannot_take_are_refused_there_alone() {
     let device = |kind: &str| cli::Device { kind: kind.into(), name: "x".into(), threads: 1, driver: None, cuda: None };
     let plan = report::plan::Plan::parse(include_str!("../../../reproduce/table-1/table-1.toml")).unwrap();
     let table = lm_scaling::Table::one(&[]);
-    let refused = |kind: &str| {
-        let rows = plan.resolve("small", None).unwrap().into_iter();
-        let refusal = |row: &report::plan::Row| table.runs_on(&row.config, &device(kind)).err();
-        rows.filter_map(|row| refusal(&row).map(|e| (row.id.clone(), e))).collect::<Vec<_>>()
-    };
-    assert!(refused("cpu").is_empty());
-    let of_gpu = refused("cuda");
-    for (id, error) in &of_gpu {
-        let named = id.starts_with("gated-deltanet");
-        assert!(named && error.message.contains("is not on cuda yet"), "{id}: {}", error.message);
-        assert_eq!(error.hint.as_deref(), Some("run this model with --device cpu"));
+    for scale in ["smoke", "small", "paper"] {
+        for row in plan.resolve(scale, None).unwrap() {
+            assert_eq!(table.runs_on(&row.config, &device("cuda")).map_err(|e| e.message), Ok(()), "{}", row.id);
+        }
     }
-    assert!(!of_gpu.is_empty());
+    let many = row(json!({ "model": { "mlp": { "moe": { "experts": 300, "top_k": 2, "ffn": 8 } } } }));
+    let many = toml::Table::try_from(many).unwrap();
+    assert_eq!(table.runs_on(&many, &device("cpu")).map_err(|e| e.message), Ok(()));
+    let refused = table.runs_on(&many, &device("cuda")).unwrap_err().message;
+    assert!(refused.contains("cuda moe") && refused.contains("experts") && refused.contains("300"), "{refused}");
 }
 
 /// By hand and by the metric of a run.

@@ -39,6 +39,7 @@ pub(crate) fn check(accept: bool) -> Result<()> {
     let compiler = version().map_err(|e| anyhow::anyhow!("{e}"))?;
     let mut all = short_conv::variants();
     all.extend(attention::variants());
+    all.extend(dense::delta_variants());
     all.extend(dense::ssd_variants());
     all.extend(dense::moe_variants());
     let used = compile_all(&all, TUNED)?;

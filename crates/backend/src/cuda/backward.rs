@@ -34,7 +34,7 @@ impl Lower<'_> {
                     self.run_group(i, &group.0.clone());
                 }
             }
-            Op::CrossEntropy { .. } | Op::GatedDeltaRule(_) => {}
+            Op::CrossEntropy { .. } => {}
             op => {
                 let Some(dy) = self.grads[i].take() else { return };
                 self.current = Some(dy);
@@ -257,11 +257,8 @@ impl Lower<'_> {
                 self.pass_on(a, dy);
                 self.pass_on(b, dy);
             }
-            Op::Linear { .. }
-            | Op::ShortConv { .. }
-            | Op::Rope { .. }
-            | Op::CrossEntropy { .. }
-            | Op::GatedDeltaRule(_) => {}
+            Op::GatedDeltaRule(op) => self.delta_backward(op, dy),
+            Op::Linear { .. } | Op::ShortConv { .. } | Op::Rope { .. } | Op::CrossEntropy { .. } => {}
         }
     }
 

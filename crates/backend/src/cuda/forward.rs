@@ -55,10 +55,9 @@ impl Lower<'_> {
             }
             Op::ShortConv { .. } => self.conv_forward(i),
             Op::Ssd(op) => self.ssd_forward(i, op),
+            Op::GatedDeltaRule(op) => self.delta_forward(i, op),
             Op::CrossEntropy { logits } => self.loss(logits),
             Op::Moe(moe) => self.moe_forward(i, moe),
-            // Refused before lowering.
-            Op::GatedDeltaRule(_) => {}
         }
     }
 

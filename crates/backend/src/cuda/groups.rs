@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::op::{Filter, Moe, Op, Param, Var};
+use crate::op::{Filter, GatedDeltaRule, Moe, Op, Param, Var};
 use crate::tape::Tape;
 
 /// Ops that run where the first of them stands. The outputs are neighbouring columns of one matrix, in this order.
@@ -188,11 +188,10 @@ pub(super) fn inputs(op: &Op) -> Vec<Var> {
             Filter::HeadWise { weight: code, .. } | Filter::LowRank { z: code, .. } => vec![x, code],
         },
         Op::Add { a, b } => vec![a, b],
+        Op::GatedDeltaRule(GatedDeltaRule { q, k, v, a, b, .. }) => vec![q, k, v, a, b],
         Op::CrossEntropy { logits } => vec![logits],
         Op::Ssd(op) => vec![op.x, op.b, op.c, op.dt],
         Op::Moe(Moe { x, logits, .. }) => vec![x, logits],
-        // Refused before it comes to groups: `super::supported`.
-        Op::GatedDeltaRule(_) => vec![],
     }
 }
 
@@ -210,12 +209,12 @@ fn params(op: &Op) -> Vec<Param> {
             Filter::LowRank { u, static_w, .. } => [Some(u), static_w].into_iter().flatten().collect(),
         },
         Op::Ssd(op) => vec![op.a_log, op.dt_bias, op.d],
+        Op::GatedDeltaRule(op) => vec![op.a_log, op.dt_bias],
         Op::Rope { .. }
         | Op::Attention { .. }
         | Op::SwiGlu { .. }
         | Op::Gelu { .. }
         | Op::Add { .. }
-        | Op::CrossEntropy { .. }
-        | Op::GatedDeltaRule(_) => vec![],
+        | Op::CrossEntropy { .. } => vec![],
     }
 }

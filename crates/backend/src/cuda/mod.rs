@@ -10,6 +10,7 @@ mod backward;
 mod compiled;
 mod conv;
 mod forward;
+mod gated_delta_rule;
 mod gradients;
 mod groups;
 mod inputs;

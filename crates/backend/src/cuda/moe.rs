@@ -26,12 +26,20 @@ impl Moe {
         (Shape { tokens: tape.tokens(), d, experts, top_k, ffn }, Options { renormalize, aux_weight, z_weight })
     }
 
-    /// What the kernels cannot take of it, if anything.
-    pub(super) fn beyond_cuda(&self, tape: &Tape) -> Option<String> {
+    /// Refuses sizes that the kernels cannot take.
+    pub(super) fn check_cuda(&self, tape: &Tape) -> kernels::Result<()> {
         let (s, _) = self.on_cuda(tape);
         let sizes = [("experts", s.experts, MOE_EXPERTS), ("top_k", s.top_k, MOE_TOP_K)];
-        let beyond = sizes.into_iter().find(|(_, size, most)| size > most);
-        beyond.map(|(name, size, most)| format!("{name} = {size} is out of range 1..={most} there"))
+        match sizes.into_iter().find(|(_, size, most)| size > most) {
+            None => Ok(()),
+            Some((name, found, most)) => Err(kernels::Error::Range {
+                op: "cuda moe",
+                name,
+                found,
+                range: format!("1..={most}"),
+                remedy: "choose fewer, or run this model with --device cpu",
+            }),
+        }
     }
 }
 

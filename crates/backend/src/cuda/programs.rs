@@ -4,6 +4,7 @@ use kernels::cuda::Memory;
 
 use super::CudaBackend;
 use super::compiled::{Compiled, Key};
+use super::gated_delta_rule::delta_shape;
 use super::groups::Groups;
 use super::layout::Layout;
 use super::lower::{Pass, lower};
@@ -100,42 +101,17 @@ impl CudaBackend {
     }
 }
 
-/// Refuses a tape with an op that has no launch yet, or of a size that its kernels cannot take; asks no device.
+/// Refuses a tape with an op of a size that its kernels cannot take; asks no device.
 ///
 /// # Errors
-/// [`Error::Backend`] naming the op; [`Error::Kernel`] naming the size.
+/// Those of the kernels, naming the size and the remedy.
 pub fn supported(tape: &Tape) -> Result<()> {
-    for (i, op) in tape.ops().iter().enumerate() {
+    for op in tape.ops() {
         match op {
-            Op::Embedding { .. }
-            | Op::AddPositions { .. }
-            | Op::Linear { .. }
-            | Op::RmsNorm { .. }
-            | Op::LayerNorm { .. }
-            | Op::Rope { .. }
-            | Op::Attention { .. }
-            | Op::SwiGlu { .. }
-            | Op::Gelu { .. }
-            | Op::ShortConv { .. }
-            | Op::Add { .. }
-            | Op::CrossEntropy { .. } => {}
+            Op::GatedDeltaRule(op) => delta_shape(tape, *op, tape.batch()).check()?,
             Op::Ssd(op) => ssd::shape(tape, op, 1, 1).check()?,
-            Op::Moe(moe) => {
-                if let Some(what) = moe.beyond_cuda(tape) {
-                    return Err(Error::Backend {
-                        backend: "cuda".into(),
-                        what: format!("op {i}, moe: {what}"),
-                        hint: "choose fewer experts, or run this model with --device cpu".into(),
-                    });
-                }
-            }
-            Op::GatedDeltaRule(_) => {
-                return Err(Error::Backend {
-                    backend: "cuda".into(),
-                    what: format!("op {i}, {}, is not on cuda yet", op.name()),
-                    hint: "run this model with --device cpu".into(),
-                });
-            }
+            Op::Moe(op) => op.check_cuda(tape)?,
+            _ => {}
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::groups::Groups;
 use super::layout::Layout;
 use super::lower::lower;
-use super::tests::{convolved_mlp, tape};
+use super::tests::{convolved_mlp, recurrent, tape};
 use super::*;
 use crate::op::Op;
 use crate::params::ParamSpec;
@@ -33,6 +33,9 @@ fn written(name: &str, views: usize) -> (&'static [usize], bool) {
         "attention back" => (&[6, 7, 8], false),
         "short_conv back" => (&[2, 6, 7, 8], false),
         "embedding back" => (&[5], true),
+        // All work is written before it is read.
+        "gated_delta_rule" => (&[8, 9, 10, 11, 12, 13], false),
+        "gated_delta_rule back" => (&[9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], true),
         "zero" | "pad" => (&[0], false),
         other => panic!("{other} of {views} matrices"),
     }
@@ -147,9 +150,13 @@ fn recomputing(tape: &Tape) -> Tape {
 
 #[test]
 fn gradients_come_about_as_without_recomputation() {
-    for (tape, arch) in
-        [(tape(3, false), "any"), (tape(3, true), "any"), (convolved_mlp(2), "any"), (convolved_mlp(2), "sm_90a")]
-    {
+    for (tape, arch) in [
+        (tape(3, false), "any"),
+        (tape(3, true), "any"),
+        (convolved_mlp(2), "any"),
+        (convolved_mlp(2), "sm_90a"),
+        (recurrent(3), "any"),
+    ] {
         let (plain, again) = (outcome(&tape, None, arch), outcome(&recomputing(&tape), None, arch));
         assert!(plain.len() > 10_000 && plain.iter().all(|(_, hash)| *hash != 0));
         let differing = plain.iter().zip(&again).find(|(a, b)| a != b);
@@ -160,7 +167,7 @@ fn gradients_come_about_as_without_recomputation() {
 /// Every gradient of a pass that adds depends on what was there before, and every parameter's is written.
 #[test]
 fn a_part_adds_to_every_gradient() {
-    for (tape, arch) in [(tape(2, true), "any"), (convolved_mlp(1), "sm_90a")] {
+    for (tape, arch) in [(tape(2, true), "any"), (convolved_mlp(1), "sm_90a"), (recurrent(2), "any")] {
         let (one, other) = (outcome(&tape, Some(1), arch), outcome(&tape, Some(2), arch));
         for (a, b) in one.iter().zip(&other) {
             assert_eq!(a == b, a.0.contains("Outputs"), "{}: scores are the part's own, gradients are sums", a.0);

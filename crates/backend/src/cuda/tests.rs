@@ -4,7 +4,7 @@ use super::groups::Groups;
 use super::layout::Layout;
 use super::lower::lower;
 use super::*;
-use crate::op::Filter;
+use crate::op::{Filter, GatedDeltaRule};
 use crate::params::Init;
 use program::View;
 
@@ -72,6 +72,33 @@ pub(super) fn convolved_mlp(blocks: usize) -> Tape {
     t
 }
 
+/// Blocks of the gated delta rule, whose projections are columns of one product.
+pub(super) fn recurrent(blocks: usize) -> Tape {
+    let (d, heads, vocab) = (32, 2, 64);
+    let mut t = Tape::new(2, 16).unwrap();
+    let normal = Init::Normal { std: 0.1 };
+    let embed = t.param("embed", &[vocab, d], normal, true).unwrap();
+    let mut x = t.embedding(embed).unwrap();
+    for i in 0..blocks {
+        let gain = t.param(format!("{i}.gain"), &[d], Init::Ones, false).unwrap();
+        let h = t.rms_norm(x, gain, 1e-5).unwrap();
+        let mut project = |name: &str, cols| {
+            let w = t.param(format!("{i}.{name}"), &[cols, d], normal, true).unwrap();
+            t.linear(h, w, None, None).unwrap()
+        };
+        let [q, k, v] = [("q", 16), ("k", 16), ("v", d)].map(|(name, cols)| project(name, cols));
+        let [a, b] = ["a", "b"].map(|name| project(name, heads));
+        let [a_log, dt_bias] =
+            ["a_log", "dt_bias"].map(|name| t.param(format!("{i}.{name}"), &[heads], Init::Zeros, false).unwrap());
+        let y = t.gated_delta_rule(GatedDeltaRule { q, k, v, a, b, a_log, dt_bias }).unwrap();
+        let w = t.param(format!("{i}.o"), &[d, d], normal, true).unwrap();
+        x = t.linear(y, w, None, Some(x)).unwrap();
+    }
+    let logits = t.linear(x, embed, None, None).unwrap();
+    t.cross_entropy(logits);
+    t
+}
+
 fn steps(tape: &Tape, pass: Pass) -> Vec<&'static str> {
     steps_on(tape, pass, "any")
 }
@@ -99,6 +126,16 @@ fn linears_of_one_input_are_one_product_and_their_convolutions_one_launch() {
     assert_eq!(count(&train, "rope back"), 0, "attention turns its gradients back");
     assert_eq!(count(&train, "copy") + count(&train, "add"), 0, "no gradient is gathered or moved");
     assert_eq!(count(&steps(&tape(3, true), Pass::Evaluate { keep: false }), "short_conv"), 3);
+}
+
+#[test]
+fn the_inputs_of_a_recurrence_are_one_product_and_their_gradients_are_not_moved() {
+    let train = steps(&recurrent(3), Pass::Train { add: false });
+    // Of a block: all projections; o.
+    for (name, n) in [("linear", 6), ("linear dx", 6), ("gated_delta_rule", 3), ("gated_delta_rule back", 3)] {
+        assert_eq!(count(&train, name), n, "{name}");
+    }
+    assert_eq!(count(&train, "copy") + count(&train, "add"), 0);
 }
 
 #[test]

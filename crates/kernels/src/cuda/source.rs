@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::error::{CudaError, CudaResult};
 
 /// Every file of `kernels/` that is compiled.
-pub const FILES: [(&str, &str); 39] = [
+pub const FILES: [(&str, &str); 44] = [
     ("common.cuh", include_str!("../../../../kernels/common.cuh")),
     ("mma.cuh", include_str!("../../../../kernels/mma.cuh")),
     ("tiles.cuh", include_str!("../../../../kernels/tiles.cuh")),
@@ -46,6 +46,11 @@ pub const FILES: [(&str, &str); 39] = [
     ("moe_experts.cu", include_str!("../../../../kernels/moe_experts.cu")),
     ("moe_combine.cu", include_str!("../../../../kernels/moe_combine.cu")),
     ("moe_balance.cu", include_str!("../../../../kernels/moe_balance.cu")),
+    ("gated_delta_rule.cuh", include_str!("../../../../kernels/gated_delta_rule.cuh")),
+    ("gated_delta_rule_prepare.cu", include_str!("../../../../kernels/gated_delta_rule_prepare.cu")),
+    ("gated_delta_rule_states.cu", include_str!("../../../../kernels/gated_delta_rule_states.cu")),
+    ("gated_delta_rule_outputs.cu", include_str!("../../../../kernels/gated_delta_rule_outputs.cu")),
+    ("gated_delta_rule_gradients.cu", include_str!("../../../../kernels/gated_delta_rule_gradients.cu")),
 ];
 
 /// The text of one file.

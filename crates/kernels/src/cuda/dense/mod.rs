@@ -11,6 +11,7 @@ mod chunks;
 mod column_sums;
 mod cross_entropy;
 mod embedding;
+mod gated_delta_rule;
 mod moe;
 mod norm;
 mod pointwise;
@@ -24,6 +25,9 @@ pub use chunks::{CHUNK, chunk_count, plan_chunks};
 pub use column_sums::column_sums;
 pub use cross_entropy::cross_entropy;
 pub use embedding::{Sorted, embedding, embedding_backward, positions, positions_backward};
+pub use gated_delta_rule::{
+    DeltaGrad, DeltaRule, DeltaShape, delta_variants, gated_delta_rule, gated_delta_rule_backward,
+};
 pub use moe::{
     Experts, MOE_EXPERTS, MOE_TOP_K, Mixture, moe_backward, moe_excess, moe_experts, moe_route, moe_route_backward,
     moe_variants, moe_weights_backward, rebalance,

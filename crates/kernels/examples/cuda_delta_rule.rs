@@ -1,9 +1,10 @@
 //! The gated delta rule on a GPU against the CPU op in f32: o and every gradient; then times.
 //!
-//! `cargo run --release -p kernels --example cuda_delta_rule [-- check|time [N]]`, of the
-//! N-th size alone; exit code 1 if a tensor is further away than 1e-4 in f32 or
-//! 2e-2 in bf16, relative to its norm, if two runs differ by a bit or if anything beside the outputs was written. Inputs are columns of
-//! one buffer, rounded to bf16 for both; outputs, the gaps beside them and the work hold NaN before.
+//! `cargo run --release -p kernels --example cuda_delta_rule [-- check|time [N]]`, of the N-th size alone; exit code 1 if a tensor is
+//! further away than 1e-4 in f32 or 2e-2 in bf16, relative to its norm, if two runs differ by a bit or if anything beside the outputs
+//! was written. The gradients of a_log and dt_bias are sums over all tokens, which may nearly cancel: they are held against the sums of
+//! their terms' sizes. Inputs are columns of one buffer, rounded to bf16 for both; outputs, the gaps beside them and the work hold NaN
+//! before.
 
 use std::process::ExitCode;
 
@@ -227,13 +228,30 @@ impl Setup {
         let bits = |all: &[Vec<f32>; 8]| all.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>();
         let sound = bits(&have) == bits(&again) && nan == gaps * self.shape.rows;
         let want = self.want();
+        let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
         let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let terms = self.terms(&want[4]);
         Ok(std::array::from_fn(|i| {
-            let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
             let (want, have) = (wide(&want[i]), wide(&have[i]));
             let apart: Vec<f64> = want.iter().zip(&have).map(|(a, b)| a - b).collect();
-            if sound { norm(&apart) / norm(&want).max(1e-30) } else { f64::NAN }
+            let size = if i < 6 { norm(&want) } else { norm(&terms[i - 6]) };
+            if sound { norm(&apart) / size.max(1e-30) } else { f64::NAN }
         }))
+    }
+
+    /// For each head, the sums over the tokens of the sizes of what the gradients of a_log and dt_bias are sums of.
+    fn terms(&self, da: &[f32]) -> [Vec<f64>; 2] {
+        let [.., a, _, _, dt_bias, _] = &self.host;
+        let heads = self.case.heads;
+        let mut sums = [vec![0.0; heads], vec![0.0; heads]];
+        for (i, (a, da)) in a.iter().zip(da).enumerate() {
+            let x = f64::from(*a) + f64::from(dt_bias[i % heads]);
+            // softplus over its slope: from a term of dt_bias's gradient to that of a_log's.
+            let ratio = x.exp().ln_1p() * (1.0 + (-x).exp());
+            sums[0][i % heads] += f64::from(da.abs()) * ratio;
+            sums[1][i % heads] += f64::from(da.abs());
+        }
+        sums
     }
 }
 

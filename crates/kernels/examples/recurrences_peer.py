@@ -67,14 +67,19 @@ def leaf(*shape, dtype=torch.bfloat16, scale=1.0):
 
 
 def measure(name, sizes, forward, inputs):
-    try:
+    def forward_only():
         with torch.no_grad():
-            once = median_us(forward)
+            return median_us(forward)
+
+    def both():
         dy = torch.randn_like(forward())
-        both = median_us(lambda: torch.autograd.grad(forward(), inputs, dy))
-        print(f"{name:4} {sizes}  forward {once:8.1f}  both {both:8.1f}", flush=True)
-    except Exception as e:  # A peer that does not take a size is not the end of the others.
-        print(f"{name:4} {sizes}  {type(e).__name__}: {str(e).splitlines()[0][:150]}", flush=True)
+        return median_us(lambda: torch.autograd.grad(forward(), inputs, dy))
+
+    for what, time in [("forward", forward_only), ("both", both)]:
+        try:
+            print(f"{name:4} {sizes}  {what:7} {time():8.1f}", flush=True)
+        except Exception as e:  # A peer that does not take a size is not the end of the others.
+            print(f"{name:4} {sizes}  {what:7} {type(e).__name__}: {str(e).splitlines()[0][:150]}", flush=True)
 
 
 def gdn(folder):

@@ -4,7 +4,7 @@
 //! agrees to a relative 1e-4, in bf16 to 2e-2 (models of 16 columns 6e-2). Mixtures in bf16 are counted apart where, from each of 16
 //! states, some token meets other experts than on the CPU, whose logits are not rounded: no number
 //! near the CPU's is to be expected there, and what does not need one is still checked. Gradients in bf16 that are further off, but at
-//! most twice as far as the CPU's own move when nothing but the parameters is rounded, are named and counted apart too. The same bits come from a second backend, from the graph that replaces the single launches from the second run on, from a batch taken in
+//! most twice as far as the furthest of the CPU's own moves when nothing but the parameters is rounded, are named and counted apart too. The same bits come from a second backend, from the graph that replaces the single launches from the second run on, from a batch taken in
 //! ahead of its pass, and with activations made again in the backward. Wider models also take a batch in two parts. One line per
 //! variant that fails, one line in the end; exit code 1 if any failed.
 
@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use backend::{AdamW, Backend, Batch, CpuBackend, CudaBackend, IGNORE, Params, Part, Precision, Scores, Tape};
 use common::{VOCAB, distance, norm, random_batch, variants, wide, wider};
 use model::{Mlp, Transformer};
-use rounding::Off;
+use rounding::{LEAST, Off};
 
 type Failures = Vec<String>;
 type Case = (String, Tape, Batch, Precision);
@@ -309,8 +309,7 @@ fn compare(
     let whole = norm(&want_gradients.values.iter().flat_map(|v| wide(v)).collect::<Vec<_>>());
     for (at, (want, have)) in want_gradients.values.iter().zip(&gradients.values).enumerate() {
         let apart = distance(&wide(want), &wide(have));
-        // A gradient that is nothing but rounding is held against the whole.
-        let size = norm(&wide(want)).max(5e-3 * whole);
+        let size = norm(&wide(want)).max(LEAST * whole);
         if apart.is_nan() || apart > allowed * size {
             off.push(Off { at, apart, size });
         } else {

@@ -3,7 +3,10 @@
 use backend::{Backend, Batch, CpuBackend, Error, Params, State, Tape};
 use half::bf16;
 
-use crate::common::{distance, wide};
+use crate::common::{distance, norm, wide};
+
+/// A gradient smaller than this share of all is nothing but rounding: it is held against so much of the whole.
+pub(crate) const LEAST: f64 = 5e-3;
 
 /// A gradient of bf16 that is further from the CPU's than allowed.
 pub(crate) struct Off {
@@ -21,8 +24,9 @@ impl Off {
     }
 }
 
-/// Of tensors that are off, those that are no further off than twice as far as the CPU's own gradients move, in f32, when nothing but the
-/// parameters is rounded to bf16: there the model is ill conditioned, and no arithmetic on bf16 parameters comes nearer.
+/// Of tensors that are off, relative to their norms, those that are no further off than twice the furthest that a gradient of the
+/// CPU's moves, in f32, when nothing but the parameters is rounded to bf16: there the model is ill conditioned, and no arithmetic on bf16
+/// parameters comes nearer.
 pub(crate) fn ill_conditioned(tape: &Tape, data: &Batch, state: &State, off: &[Off]) -> Result<Vec<bool>, Error> {
     let mut cpu = CpuBackend::new();
     let gradients = |cpu: &mut CpuBackend, state: State| {
@@ -36,6 +40,11 @@ pub(crate) fn ill_conditioned(tape: &Tape, data: &Batch, state: &State, off: &[O
         *value = bf16::from_f32(*value).to_f32();
     }
     let have = gradients(&mut cpu, rounded)?;
-    let moved = |at: usize| distance(&wide(&want.values[at]), &wide(&have.values[at]));
-    Ok(off.iter().map(|off| off.apart <= 2.0 * moved(off.at)).collect())
+    let whole = norm(&want.values.iter().flat_map(|v| wide(v)).collect::<Vec<_>>());
+    let moved = want.values.iter().zip(&have.values).map(|(want, have)| {
+        let (want, have) = (wide(want), wide(have));
+        distance(&want, &have) / norm(&want).max(LEAST * whole)
+    });
+    let furthest = moved.fold(0.0, f64::max);
+    Ok(off.iter().map(|off| off.apart <= 2.0 * furthest * off.size).collect())
 }

@@ -48,6 +48,9 @@ pub enum Error {
 
 impl From<kernels::cuda::CudaError> for Error {
     fn from(e: kernels::cuda::CudaError) -> Self {
+        if let kernels::cuda::CudaError::Argument(e) = e {
+            return Self::Kernel(e);
+        }
         let message = e.to_string();
         let (what, hint) = message.split_once("\nhint: ").unwrap_or((&message, "see the op's documentation"));
         let what = what.strip_prefix("cuda: ").unwrap_or(what);

@@ -8,7 +8,7 @@ use crate::{Error, set_aside};
 use report::measured::Metric;
 use report::plan::Row;
 use report::record::{from_csv, to_csv, write_atomic};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -44,7 +44,7 @@ pub(crate) struct Head {
     #[serde(default)]
     pub(crate) dirty: Option<bool>,
     /// Hashes of the GPU kernels' sources that may have run, by file.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "by_file")]
     pub(crate) kernels_sha256: BTreeMap<String, String>,
     /// Seconds; of a finished row those of every process.
     pub(crate) wall_s: f64,
@@ -54,6 +54,20 @@ pub(crate) struct Head {
     /// Hashes of the data read so far, by file: a resumed run may read none itself.
     #[serde(default)]
     pub(crate) data_sha256: BTreeMap<String, String>,
+}
+
+/// Earlier versions wrote one hash over all files, or null: of no use for a file alone.
+fn by_file<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        ByFile(BTreeMap<String, String>),
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::ByFile(hashes) => hashes,
+        Written::Other(_) => BTreeMap::new(),
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -250,13 +264,16 @@ mod tests {
 
     #[test]
     fn a_line_of_an_earlier_version_reads() {
-        let head = r#"{"row":"a","seeds":[0],"device":"cpu","config_sha256":"00","git_rev":"abc","wall_s":0.5}"#;
         let values = "row,seed,step,metric,value\\na,0,9,accuracy,0.5\\n";
-        let folder = tempfile::tempdir().unwrap();
-        let line = format!("{{\"head\":{head},\"metrics\":\"{values}\",\"curve\":\"{values}\"}}\n");
-        std::fs::write(folder.path().join(NAME), line).unwrap();
-        let rows = State::open(folder.path(), true).unwrap().0.rows;
-        assert_eq!((rows[0].metrics[0].value, rows[0].head.dirty, rows[0].head.kernels_sha256.len()), (0.5, None, 0));
+        for kernels in ["", r#","kernels_sha256":null"#, r#","kernels_sha256":"cc""#] {
+            let head = r#"{"row":"a","seeds":[0],"device":"cpu","config_sha256":"00","git_rev":"abc","wall_s":0.5"#;
+            let folder = tempfile::tempdir().unwrap();
+            let line = format!("{{\"head\":{head}{kernels}}},\"metrics\":\"{values}\",\"curve\":\"{values}\"}}\n");
+            std::fs::write(folder.path().join(NAME), line).unwrap();
+            let rows = State::open(folder.path(), true).unwrap().0.rows;
+            let head = &rows[0].head;
+            assert_eq!((rows[0].metrics[0].value, head.dirty, head.kernels_sha256.len()), (0.5, None, 0), "{kernels}");
+        }
     }
 
     #[test]

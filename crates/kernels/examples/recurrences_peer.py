@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Peers of cuda_recurrence, cuda_ssd and cuda_moe on the same GPU, at their sizes.
+"""Peers of cuda_delta_rule, cuda_ssd and cuda_moe on the same GPU, at their sizes.
 
     python3 recurrences_peer.py --peers DIR [--only gdn|ssd|moe]
 

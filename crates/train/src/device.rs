@@ -75,13 +75,9 @@ pub fn find(asked: DeviceArg, kinds: &[&str], threads: usize) -> Result<record::
 /// Whether that kind of device runs a model's tape; asks no device.
 ///
 /// # Errors
-/// The op that it does not run, with what to do.
+/// A size that its kernels do not take, with what to do.
 pub fn runs_on(kind: &str, tape: &Tape) -> Result<(), cli::Error> {
-    let supported = if kind == "cuda" { backend::supported_on_cuda(tape) } else { Ok(()) };
-    supported.map_err(|e| match e {
-        backend::Error::Backend { what, hint, .. } => cli::Error::config(what).hint(hint),
-        other => cli::Error::config(other),
-    })
+    if kind == "cuda" { backend::supported_on_cuda(tape).map_err(cli::Error::config) } else { Ok(()) }
 }
 
 /// The type of activations on a kind of device, and the hashes of the kernels that run there, by file.

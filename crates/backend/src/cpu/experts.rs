@@ -3,7 +3,7 @@
 use std::mem::take;
 
 use kernels::Store;
-use kernels::moe::{self, Options, Saved, Shape, Weight, Weights};
+use kernels::moe::{self, Saved, Weight, Weights};
 
 use super::CpuBackend;
 use super::grads::{ParamGrads, ValueGrads};
@@ -13,24 +13,6 @@ use crate::backend::Scores;
 use crate::op::Moe;
 use crate::optim::excess_load;
 use crate::tape::Tape;
-
-impl Moe {
-    fn shape(&self, tape: &Tape) -> Shape {
-        Shape {
-            tokens: tape.tokens(),
-            d: tape.cols(self.x),
-            experts: tape.cols(self.logits),
-            top_k: self.top_k,
-            ffn: tape.spec(self.down).shape[1],
-        }
-    }
-
-    /// `share` multiplies the auxiliary losses.
-    fn options(&self, share: f32) -> Options {
-        let Self { renormalize, aux_weight, z_weight, .. } = *self;
-        Options { renormalize, aux_weight: share * aux_weight, z_weight: share * z_weight }
-    }
-}
 
 impl CpuBackend {
     /// Runs op `i` and adds what it says to the scores.

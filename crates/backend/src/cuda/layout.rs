@@ -20,7 +20,7 @@ struct Run {
 }
 
 /// What tells the parameters of one part from another's: whether they are trained, are taps, and decay.
-type Part = (bool, bool, bool);
+type Class = (bool, bool, bool);
 
 /// The place of each parameter, in elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,12 +63,12 @@ impl Layout {
         runs.extend((0..specs.len()).map(|i| Run { params: vec![Param(i)], taps: false, padding: 0 }));
 
         let mut at: Vec<Option<usize>> = vec![None; specs.len()];
-        let parts: [Part; 5] =
+        let parts: [Class; 5] =
             [(true, false, true), (true, false, false), (true, true, true), (true, true, false), (false, false, false)];
         let mut ends = [0; 5];
         let mut end = 0;
         for (part, of) in parts.into_iter().enumerate() {
-            for run in runs.iter().filter(|run| part_of(&specs, run) == of) {
+            for run in runs.iter().filter(|run| class_of(&specs, run) == of) {
                 end = usize::next_multiple_of(end, ALIGN);
                 for param in &run.params {
                     // A parameter that something before has placed (a tied one) stays there.
@@ -103,7 +103,7 @@ impl Layout {
     }
 }
 
-fn part_of(specs: &[ParamSpec], run: &Run) -> Part {
+fn class_of(specs: &[ParamSpec], run: &Run) -> Class {
     let first = run.params.first().map(|p| &specs[p.index()]);
     let trained = first.is_none_or(|spec| spec.balance.is_none());
     (trained, run.taps, trained && first.is_some_and(|spec| spec.decay))

@@ -3,7 +3,7 @@
 use std::mem::replace;
 
 use kernels::cuda::dense::{self, MOE_EXPERTS, MOE_TOP_K, Mixture};
-use kernels::moe::{Options, Shape};
+use kernels::moe::Shape;
 
 use super::lower::Lower;
 use super::program::View;
@@ -20,15 +20,9 @@ pub(super) struct Kept {
 }
 
 impl Moe {
-    fn on_cuda(&self, tape: &Tape) -> (Shape, Options) {
-        let Self { top_k, renormalize, aux_weight, z_weight, .. } = *self;
-        let (d, experts, ffn) = (tape.cols(self.x), tape.cols(self.logits), tape.spec(self.down).shape[1]);
-        (Shape { tokens: tape.tokens(), d, experts, top_k, ffn }, Options { renormalize, aux_weight, z_weight })
-    }
-
     /// Refuses sizes that the kernels cannot take.
     pub(super) fn check_cuda(&self, tape: &Tape) -> kernels::Result<()> {
-        let (s, _) = self.on_cuda(tape);
+        let s = self.shape(tape);
         let sizes = [("experts", s.experts, MOE_EXPERTS), ("top_k", s.top_k, MOE_TOP_K)];
         match sizes.into_iter().find(|(_, size, most)| size > most) {
             None => Ok(()),
@@ -50,7 +44,7 @@ impl Lower<'_> {
     }
 
     pub(super) fn moe_forward(&mut self, i: usize, op: Moe) {
-        let (shape, options) = op.on_cuda(self.tape);
+        let (shape, options) = (op.shape(self.tape), op.options(1.0));
         let slots = Mixture::slots(shape);
         let logits = self.value(op.logits);
         let (routing, parts) = (self.statistics(Mixture::words(shape)), self.statistics(Mixture::route_parts(shape)));
@@ -79,7 +73,7 @@ impl Lower<'_> {
 
     pub(super) fn moe_backward(&mut self, i: usize, op: Moe, dy: View) {
         let Some(Kept { routing, both }) = self.mixtures.remove(&i) else { return };
-        let (shape, options) = op.on_cuda(self.tape);
+        let (shape, options) = (op.shape(self.tape), op.options(1.0));
         let slots = Mixture::slots(shape);
         let hidden = self.temporary(slots, shape.ffn, self.dtype);
         let out = self.temporary(slots, shape.d, self.dtype);
@@ -204,8 +198,7 @@ mod tests {
         assert!(supported(&record(256, 32)).is_ok());
         let refused = |experts, top_k| supported(&record(experts, top_k)).unwrap_err().to_string();
         let message = refused(257, 2);
-        assert!(message.contains("op 2, moe: experts = 257 is out of range 1..=256"), "{message}");
-        assert!(message.contains("hint: choose fewer experts"), "{message}");
+        assert!(message.contains("cuda moe: experts = 257 is out of range 1..=256; choose fewer"), "{message}");
         assert!(refused(64, 33).contains("top_k = 33 is out of range 1..=32"));
     }
 }

@@ -1,5 +1,7 @@
 //! Mixtures of experts on the tape.
 
+use kernels::moe::{Options, Shape};
+
 use super::Tape;
 use crate::op::{Moe, Op, Param, Var};
 use crate::params::{Init, ParamSpec};
@@ -18,7 +20,7 @@ impl Tape {
     /// Records [`Op::Moe`].
     ///
     /// # Errors
-    /// [`Error::Shape`] if the experts do not fit x or the logits, or there are fewer than `top_k`.
+    /// [`Error::Shape`] if the experts do not fit x or the logits, there are fewer than `top_k`, or two of their weights are one.
     pub fn moe(&mut self, moe: Moe) -> Result<Var> {
         const OP: &str = "moe";
         let (d, experts) = (self.cols(moe.x), self.cols(moe.logits));
@@ -32,6 +34,10 @@ impl Tape {
             let [rows, cols] = self.matrix(OP, w)?;
             self.same(OP, "rows of gate or up and E * F", rows, experts * ffn)?;
             self.same(OP, "columns of gate or up and of x", cols, d)?;
+        }
+        if moe.gate == moe.up || moe.gate == moe.down || moe.up == moe.down {
+            let what = format!("{} stands for two of gate, up and down", self.spec(moe.down).name);
+            return Err(Error::Shape { op: OP, what, remedy: "declare a parameter for each" });
         }
         if let Some(bias) = moe.bias {
             self.same(OP, "elements of the bias and experts", self.spec(bias).numel(), experts)?;
@@ -54,6 +60,25 @@ impl Tape {
             _ => 0,
         };
         self.parameter_count() - self.ops.iter().map(idle).sum::<usize>()
+    }
+}
+
+impl Moe {
+    /// The kernels' dimensions.
+    pub(crate) fn shape(&self, tape: &Tape) -> Shape {
+        Shape {
+            tokens: tape.tokens(),
+            d: tape.cols(self.x),
+            experts: tape.cols(self.logits),
+            top_k: self.top_k,
+            ffn: tape.spec(self.down).shape[1],
+        }
+    }
+
+    /// `share` multiplies the auxiliary losses.
+    pub(crate) fn options(&self, share: f32) -> Options {
+        let Self { renormalize, aux_weight, z_weight, .. } = *self;
+        Options { renormalize, aux_weight: share * aux_weight, z_weight: share * z_weight }
     }
 }
 

@@ -14,6 +14,7 @@ use super::compile::{Defines, cubin};
 use super::error::{CudaError, CudaResult, driver};
 use super::library;
 use super::setup::setup;
+use crate::error::Error;
 
 /// The grid of a launch.
 #[derive(Debug, Clone, Copy)]
@@ -212,6 +213,17 @@ impl Device {
             return Ok(());
         }
         let function = self.function(file, entry, defines)?;
+        let held = function.shared_size_bytes().map_err(driver("kernel attribute"))? as usize;
+        let most = self.shared_per_block - held;
+        if grid.shared as usize > most {
+            return Err(CudaError::Argument(Error::Range {
+                op: entry,
+                name: "bytes of shared memory",
+                found: grid.shared as usize,
+                range: format!("0..={most} on this GPU"),
+                remedy: "choose smaller heads, or run this model with --device cpu",
+            }));
+        }
         self.stream.context().bind_to_thread().map_err(driver("bind context"))?;
         // SAFETY: by the caller.
         unsafe {

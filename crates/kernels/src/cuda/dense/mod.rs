@@ -29,8 +29,8 @@ pub use gated_delta_rule::{
     DeltaGrad, DeltaRule, DeltaShape, delta_variants, gated_delta_rule, gated_delta_rule_backward,
 };
 pub use moe::{
-    Experts, MOE_EXPERTS, MOE_TOP_K, Mixture, moe_backward, moe_excess, moe_experts, moe_route, moe_route_backward,
-    moe_variants, moe_weights_backward, rebalance,
+    Experts, MOE_EXPERTS, MOE_TOP_K, Mixture, is_hopper_only, moe_backward, moe_excess, moe_experts, moe_route,
+    moe_route_backward, moe_variants, moe_weights_backward, rebalance,
 };
 pub use norm::{NORM_BLOCKS, Norm, norm, norm_backward};
 pub use pointwise::{add, clear, copy, gelu, gelu_backward, swiglu, swiglu_backward};
@@ -48,7 +48,7 @@ use super::error::{CudaError, CudaResult};
 use super::memory::{Dtype, Tensor};
 use crate::error::Error;
 
-/// An argument of a kernel: every parameter of these kernels is a pointer, an i64 or a float.
+/// An argument of a kernel: every parameter of these kernels is a pointer, an i64, an int (the low half of its word) or a float.
 #[derive(Debug, Clone, Copy)]
 struct Arg(u64);
 
@@ -91,14 +91,20 @@ impl Kernel<'_> {
     /// # Safety
     /// The arguments are those of the kernel, in order, and reach as far as it reads and writes.
     unsafe fn launch(&self, device: &Device, args: &mut [Arg]) -> CudaResult<()> {
-        let size = |n: usize, name| {
-            u32::try_from(n).map_err(|_| {
-                let (range, remedy) = ("0 to 2^32 - 1".into(), "split the batch");
-                CudaError::Argument(Error::Range { op: self.entry, name, found: n, range, remedy })
-            })
+        let size = |n: usize, most: u32, name| match u32::try_from(n) {
+            Ok(n) if n <= most => Ok(n),
+            _ => {
+                let (range, remedy) = (format!("0..={most}"), "split the batch");
+                Err(CudaError::Argument(Error::Range { op: self.entry, name, found: n, range, remedy }))
+            }
         };
-        let blocks = (size(self.blocks.0, "blocks")?, size(self.blocks.1, "blocks")?);
-        let grid = Grid { blocks, threads: (size(self.threads, "threads")?, 1), shared: size(self.shared, "shared")? };
+        // CUDA's limits.
+        let blocks = (size(self.blocks.0, i32::MAX as u32, "blocks")?, size(self.blocks.1, 65535, "rows of blocks")?);
+        let grid = Grid {
+            blocks,
+            threads: (size(self.threads, 1024, "threads")?, 1),
+            shared: size(self.shared, u32::MAX, "shared")?,
+        };
         let mut pointers: Vec<*mut c_void> = args.iter_mut().map(|a| std::ptr::from_mut(&mut a.0).cast()).collect();
         // SAFETY: by the caller; every argument is at most 8 bytes, at the start of its word.
         unsafe { device.launch(self.file, self.entry, &Defines::new(self.defines), grid, &mut pointers) }

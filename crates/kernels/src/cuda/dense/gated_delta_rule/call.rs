@@ -1,7 +1,7 @@
 //! What every launch of the gated delta rule has in common: arguments, defines, blocks and shared memory.
 
 use super::super::{Arg, Kernel, check, check_flat, code, refused, vector};
-use super::{CHUNK, DeltaRule, DeltaShape, OP};
+use super::{CHUNK, DeltaRule, DeltaShape, OP, chunk_count};
 use crate::cuda::compile::Defines;
 use crate::cuda::short_conv::Variant;
 use crate::cuda::{CudaResult, Device, Dtype, Tensor};
@@ -103,7 +103,7 @@ impl<'a> Call<'a> {
         let DeltaShape { rows, seqs, heads, .. } = self.op.shape;
         match self.op.cu_seqlens {
             Some(_) => self.op.shape.slots(),
-            None => seqs * (rows / seqs).div_ceil(CHUNK) * heads,
+            None => chunk_count(rows, seqs, true) * heads,
         }
     }
 

@@ -2,13 +2,13 @@
 
 mod call;
 
+use super::chunks::{CHUNK, chunk_count};
 use super::{Arg, check, check_flat, refused};
 use crate::cuda::{CudaResult, Device, Dtype, Tensor};
 pub use call::delta_variants;
 use call::{Call, File};
 
 const OP: &str = "cuda gated_delta_rule";
-const CHUNK: usize = 64;
 /// Most columns of a head's key: a chunk of keys and one of queries lie in shared memory.
 const MAX_KEY: usize = 256;
 
@@ -56,7 +56,7 @@ impl DeltaShape {
 
     /// Places for chunks of all sequences and heads: enough for any borders.
     fn slots(&self) -> usize {
-        (self.rows / CHUNK + self.seqs) * self.heads
+        chunk_count(self.rows, self.seqs, false) * self.heads
     }
 
     fn keys(&self) -> usize {

@@ -9,13 +9,13 @@ mod variants;
 pub use balance::{moe_excess, rebalance};
 pub use experts::{moe_backward, moe_experts, moe_weights_backward};
 pub use route::{moe_route, moe_route_backward};
-pub use variants::moe_variants;
+pub use variants::{is_hopper_only, moe_variants};
 
 use super::{Arg, Kernel, check_flat, refused};
 use crate::cuda::{CudaResult, Device, Tensor};
 use crate::moe::{Options, Shape};
 
-/// Most experts of a mixture: MOST of the router.
+/// Most experts of a mixture: eight a lane of the router.
 pub const MOE_EXPERTS: usize = 256;
 /// Most experts of a token: a lane keeps each.
 pub const MOE_TOP_K: usize = 32;

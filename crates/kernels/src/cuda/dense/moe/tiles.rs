@@ -39,7 +39,7 @@ impl Tiles {
     }
 
     /// Blocks to launch for so many tiles of so many columns: where a block has a multiprocessor alone, at most `most` columns, it goes on
-    /// from tile to tile.
+    /// from tile to tile. The kernels (moe_experts.cu) decide by the same numbers.
     pub(super) fn resident(device: &Device, tiles: usize, columns: usize, most: usize) -> usize {
         if columns > Self::NARROW.out && columns <= most { tiles.min(device.multiprocessors()) } else { tiles }
     }

@@ -6,6 +6,12 @@ use crate::cuda::compile::Defines;
 use crate::cuda::short_conv::Variant;
 use crate::moe::Shape;
 
+/// Whether only sm_90a has the tiles of these experts' products.
+pub fn is_hopper_only(variant: &Variant) -> bool {
+    let narrow = |(name, columns)| variant.defines.get(name) == Some(columns);
+    variant.file == "moe_experts.cu" && !Tiles::NARROW.defines().into_iter().all(narrow)
+}
+
 /// Every kernel of a mixture, with a sample of its tiles and all other variants.
 pub fn moe_variants() -> Vec<Variant> {
     let variant = |file, defines: &[(&'static str, i64)]| Variant { file, defines: Defines::new(defines) };

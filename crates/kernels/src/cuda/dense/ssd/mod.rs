@@ -16,8 +16,6 @@ const OUTPUTS: &str = "ssd_outputs.cu";
 const GRADIENTS: &str = "ssd_gradients.cu";
 const BC: &str = "ssd_bc.cu";
 const THREADS: usize = 256;
-/// Bytes that a block may take besides.
-const STATIC: usize = 8 << 10;
 
 /// What the recurrence reads.
 #[derive(Debug, Clone, Copy)]
@@ -221,7 +219,11 @@ impl Ssd<'_> {
         let Ssd { sequences, groups, plan, x, b, c, dt, params } = *self;
         let heads = dt.cols;
         let fit = |n: usize, of: usize| of > 0 && n.is_multiple_of(of);
-        if sequences == 0 || !fit(x.cols, heads) || !fit(b.cols, groups) || !fit(heads, groups) || b.cols == 0 {
+        if sequences == 0 || b.cols == 0 {
+            let what = format!("{sequences} sequences, {} columns of b", b.cols);
+            return Err(refused(op, what, "give positive sizes"));
+        }
+        if !fit(x.cols, heads) || !fit(b.cols, groups) || !fit(heads, groups) {
             let what = format!("{} columns in {heads} heads, {} in {groups} groups", x.cols, b.cols);
             return Err(refused(op, what, "choose sizes that divide"));
         }
@@ -314,11 +316,6 @@ impl<'a> Call<'a> {
         shared: usize,
         args: &mut [Arg],
     ) -> CudaResult<()> {
-        let (need, most) = (4 * shared + STATIC, self.device.shared_per_block());
-        if need > most {
-            let what = format!("{need} bytes of shared memory for heads of {}, this GPU has {most}", self.s.head_size);
-            return Err(refused(entry, what, "give more heads, or run this model with --device cpu"));
-        }
         let defines = self.s.defines(file, code(entry, self.op.x)?, self.x_vec, self.b_vec);
         let kernel = Kernel { file, entry, defines: &defines, blocks, threads: THREADS, shared: 4 * shared };
         // SAFETY: by the caller.

@@ -116,7 +116,7 @@ impl Lower<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::groups::Groups;
     use super::super::inputs::Inputs;
     use super::super::layout::Layout;
@@ -127,7 +127,7 @@ mod tests {
     use crate::params::Init;
 
     /// An embedding, two mixtures of which the second is balanced by a bias, and a head.
-    fn record(experts: usize, top_k: usize) -> Tape {
+    pub(in super::super) fn record(experts: usize, top_k: usize) -> Tape {
         let (d, ffn) = (16, 24);
         let mut t = Tape::new(2, 50).unwrap();
         let matrix = |t: &mut Tape, name: &str, rows, cols| t.param(name, &[rows, cols], Init::Zeros, true).unwrap();

@@ -85,7 +85,7 @@ impl Lower<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::groups::Groups;
     use super::super::layout::Layout;
     use super::super::lower::{Pass, lower};
@@ -94,7 +94,7 @@ mod tests {
     use crate::params::Init;
 
     /// Gated recurrences, each on the output of the last.
-    fn recurrences(blocks: usize, heads: usize, head_size: usize) -> Tape {
+    pub(in super::super) fn recurrences(blocks: usize, heads: usize, head_size: usize) -> Tape {
         let (d, groups, states) = (heads * head_size, 2, 3);
         let mut t = Tape::new(2, 70).unwrap();
         let embed = t.param("embed", &[16, d], Init::Ones, true).unwrap();

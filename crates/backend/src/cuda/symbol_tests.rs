@@ -8,6 +8,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::groups::Groups;
 use super::layout::Layout;
 use super::lower::lower;
+use super::moe::tests::record;
+use super::ssd::tests::recurrences;
 use super::tests::{convolved_mlp, recurrent, tape};
 use super::*;
 use crate::op::Op;
@@ -36,6 +38,15 @@ fn written(name: &str, views: usize) -> (&'static [usize], bool) {
         // All work is written before it is read.
         "gated_delta_rule" => (&[8, 9, 10, 11, 12, 13], false),
         "gated_delta_rule back" => (&[9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25], true),
+        "chunks" | "moe excess" => (&[1], name == "moe excess"),
+        "ssd" => (&[8, 9], false),
+        "ssd back" => (&[10, 11, 12, 13, 14, 15, 16, 17, 18], true),
+        "moe route" => (&[2, 3, 4], false),
+        "moe" => (&[4, 5, 6, 7], false),
+        // Gate and up become their gradients.
+        "moe back" => (&[4, 5, 6, 7, 8], true),
+        "moe dw" => (&[4, 5, 6], true),
+        "moe route back" => (&[4], false),
         "zero" | "pad" => (&[0], false),
         other => panic!("{other} of {views} matrices"),
     }
@@ -123,7 +134,10 @@ fn outcome(tape: &Tape, before: Option<u64>, arch: &str) -> Vec<(String, u64)> {
         }
     }
     if let Some(before) = before {
-        for (home, len) in [(Home::Gradients, 2 * layout.taps), (Home::TapGradients, layout.len - layout.taps)] {
+        let balances = layout.len - layout.trained;
+        let lens =
+            [(Home::Gradients, 2 * (layout.taps + balances)), (Home::TapGradients, layout.trained - layout.taps)];
+        for (home, len) in lens {
             for at in 0..len {
                 symbols.elements.insert((Some(home), at), before);
             }
@@ -156,6 +170,8 @@ fn gradients_come_about_as_without_recomputation() {
         (convolved_mlp(2), "any"),
         (convolved_mlp(2), "sm_90a"),
         (recurrent(3), "any"),
+        (recurrences(3, 4, 8), "any"),
+        (record(5, 2), "any"),
     ] {
         let (plain, again) = (outcome(&tape, None, arch), outcome(&recomputing(&tape), None, arch));
         assert!(plain.len() > 10_000 && plain.iter().all(|(_, hash)| *hash != 0));
@@ -167,7 +183,13 @@ fn gradients_come_about_as_without_recomputation() {
 /// Every gradient of a pass that adds depends on what was there before, and every parameter's is written.
 #[test]
 fn a_part_adds_to_every_gradient() {
-    for (tape, arch) in [(tape(2, true), "any"), (convolved_mlp(1), "sm_90a"), (recurrent(2), "any")] {
+    for (tape, arch) in [
+        (tape(2, true), "any"),
+        (convolved_mlp(1), "sm_90a"),
+        (recurrent(2), "any"),
+        (recurrences(2, 4, 4), "any"),
+        (record(5, 2), "any"),
+    ] {
         let (one, other) = (outcome(&tape, Some(1), arch), outcome(&tape, Some(2), arch));
         for (a, b) in one.iter().zip(&other) {
             assert_eq!(a == b, a.0.contains("Outputs"), "{}: scores are the part's own, gradients are sums", a.0);

@@ -6,13 +6,15 @@
 //! their terms' sizes. Inputs are columns of one buffer, rounded to bf16 for both; outputs, the gaps beside them and the work hold NaN
 //! before.
 
+mod timing;
+
 use std::process::ExitCode;
 
 use half::bf16;
 use kernels::cuda::dense::{self, DeltaGrad, DeltaRule, DeltaShape};
-use kernels::cuda::graph::Moment;
 use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
 use kernels::{Sequences, gated_delta_rule as cpu};
+use timing::median;
 
 /// Columns between two inputs, and between two outputs.
 const GAP: usize = 8;
@@ -316,8 +318,8 @@ fn time(device: &Device, only: Option<usize>) -> CudaResult<()> {
             let case = Case { batch, len, borders: None, heads, key_size, value_size, dtype };
             let setup = Setup::new(device, case)?;
             let out = Outputs::new(device, &setup)?;
-            let forward = median(device, || out.forward(device, &setup))?;
-            let backward = median(device, || out.backward(device, &setup))?;
+            let forward = median(device, 10, || out.forward(device, &setup))?;
+            let backward = median(device, 10, || out.backward(device, &setup))?;
             let per_token = 6 * key_size * value_size + 4 * 64 * key_size + 3 * 64 * value_size;
             let flop = (batch * len * heads * per_token) as f64;
             println!(
@@ -329,19 +331,4 @@ fn time(device: &Device, only: Option<usize>) -> CudaResult<()> {
         }
     }
     Ok(())
-}
-
-/// Microseconds of a call: the median of 5 stretches of 10.
-fn median(device: &Device, call: impl Fn() -> CudaResult<()>) -> CudaResult<f64> {
-    call()?;
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let start = Moment::now(device)?;
-        (0..10).try_for_each(|_| call())?;
-        let end = Moment::now(device)?;
-        device.synchronize()?;
-        times.push(1e3 * end.since(&start)? / 10.0);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[2])
 }

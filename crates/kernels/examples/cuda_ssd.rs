@@ -4,13 +4,15 @@
 //! apart than 1e-4 of its norm in f32 or 2e-2 in bf16, if two runs differ in a bit, or if anything outside of an output was written.
 //! The operands are columns of one wide buffer of NaN; what the launches write and work in holds NaN before.
 
+mod timing;
+
 use std::process::ExitCode;
 
 use half::bf16;
 use kernels::cuda::dense::{self, Ssd, SsdGrad, SsdShape, chunk_count};
-use kernels::cuda::graph::Moment;
 use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
 use kernels::{Sequences, ssd};
+use timing::median;
 
 /// Heads, columns of one, groups, rows of a state.
 type Sizes = (usize, usize, usize, usize);
@@ -256,9 +258,9 @@ fn time(device: &Device) -> CudaResult<()> {
             let params = [0, 1, 2].map(|_| poisoned(device, 1, sizes.0, sizes.0, Dtype::F32));
             let [a, b, d] = params;
             let (a, b, d) = (a?, b?, d?);
-            let forward = median(device, || setup.forward(device, &y))?;
+            let forward = median(device, 10, || setup.forward(device, &y))?;
             let grads = [(&a, false), (&b, false), (&d, false)];
-            let backward = median(device, || setup.backward(device, [&dx, &db, &dc, &ddt], grads))?;
+            let backward = median(device, 10, || setup.backward(device, [&dx, &db, &dc, &ddt], grads))?;
             let states = 4.0 * (setup.shape.chunks * sizes.0 * sizes.1.next_multiple_of(4) * sizes.3) as f64;
             println!(
                 "{batch} x {len}, {} heads of {}, {} groups of {}, {dtype:?}: forward {forward:.1} us, backward {backward:.1}; states {:.0} MB",
@@ -271,19 +273,4 @@ fn time(device: &Device) -> CudaResult<()> {
         }
     }
     Ok(())
-}
-
-/// Microseconds of a call: the median of 5 stretches of 10.
-fn median(device: &Device, call: impl Fn() -> CudaResult<()>) -> CudaResult<f64> {
-    call()?;
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let start = Moment::now(device)?;
-        (0..10).try_for_each(|_| call())?;
-        let end = Moment::now(device)?;
-        device.synchronize()?;
-        times.push(1e3 * end.since(&start)? / 10.0);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[2])
 }

@@ -5,13 +5,15 @@
 //! their codes are columns of one buffer, as a product writes them; outputs and the gaps beside them hold NaN before. Lengths,
 //! channels that do not fill a block, packed sequences, ranks with and without static taps and residual.
 
+mod timing;
+
 use std::process::ExitCode;
 
 use half::bf16;
 use kernels::cuda::dense::{self, Conv, Taps};
-use kernels::cuda::graph::Moment;
 use kernels::cuda::short_conv::Options;
 use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
+use timing::median;
 
 const NAN: u16 = 0x7fc0;
 
@@ -173,11 +175,11 @@ fn time(device: &Device) -> CudaResult<()> {
     let (ab, dab) = (matrix(device, rows, 2 * d)?, matrix(device, rows, 2 * d)?);
     let h = matrix(device, rows, d)?;
     let [a, b, da, db] = [ab.columns(0, d)?, ab.columns(d, d)?, dab.columns(0, d)?, dab.columns(d, d)?];
-    let apart = median(device, || dense::short_conv(device, setup.conv(), &ab))?;
-    let after = median(device, || dense::swiglu(device, &a, &b, &h))?;
-    let back = median(device, || dense::swiglu_backward(device, &a, &b, &setup.dh, &da, &db))?;
-    let fused = median(device, || dense::short_conv_swiglu(device, setup.conv(), &h))?;
-    let fused_back = median(device, || dense::short_conv_swiglu_backward(device, setup.conv(), &setup.dh, &dab))?;
+    let apart = median(device, 20, || dense::short_conv(device, setup.conv(), &ab))?;
+    let after = median(device, 20, || dense::swiglu(device, &a, &b, &h))?;
+    let back = median(device, 20, || dense::swiglu_backward(device, &a, &b, &setup.dh, &da, &db))?;
+    let fused = median(device, 20, || dense::short_conv_swiglu(device, setup.conv(), &h))?;
+    let fused_back = median(device, 20, || dense::short_conv_swiglu_backward(device, setup.conv(), &setup.dh, &dab))?;
     // Bytes of h, written once; gate and up are twice that.
     let rate = |us: f64, passes: f64| passes * (rows * d * 2) as f64 / us / 1e6;
     println!("{rows} x {d}, us (TB/s of the activations alone)");
@@ -186,19 +188,4 @@ fn time(device: &Device) -> CudaResult<()> {
     println!("swiglu back {back:.1} ({:.2})", rate(back, 5.0));
     println!("conv + swiglu back {fused_back:.1} ({:.2})", rate(fused_back, 5.0));
     Ok(())
-}
-
-/// Microseconds of a call: the median of 5 stretches of 20.
-fn median(device: &Device, call: impl Fn() -> CudaResult<()>) -> CudaResult<f64> {
-    call()?;
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let start = Moment::now(device)?;
-        (0..20).try_for_each(|_| call())?;
-        let end = Moment::now(device)?;
-        device.synchronize()?;
-        times.push(1e3 * end.since(&start)? / 20.0);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[2])
 }

@@ -12,6 +12,8 @@
 
 mod check;
 mod time;
+#[path = "../timing/mod.rs"]
+mod timing;
 
 use kernels::cuda::{CudaResult, Device, attention, compile};
 

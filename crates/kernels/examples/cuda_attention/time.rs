@@ -1,13 +1,17 @@
 //! Forward and backward at the sizes of peer.py: the median of 5 stretches of 20 calls each, between events.
 
-use cudarc::driver::sys::CUevent_flags;
 use half::bf16;
 use kernels::cuda::attention::{self, Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
-use kernels::cuda::{CudaError, CudaResult, Device};
+use kernels::cuda::{CudaResult, Device};
+
+use crate::timing::median;
 
 /// batch, len, heads, head_size.
 const SIZES: [[usize; 4]; 6] =
     [[4, 4096, 16, 64], [16, 2048, 12, 64], [4, 4096, 8, 128], [128, 128, 4, 32], [128, 128, 8, 16], [128, 128, 16, 8]];
+
+/// Calls of a stretch.
+const CALLS: usize = 20;
 
 /// Prints a line for each of the first `sizes` sizes.
 pub(crate) fn all(device: &Device, sizes: usize) -> CudaResult<()> {
@@ -30,11 +34,11 @@ pub(crate) fn all(device: &Device, sizes: usize) -> CudaResult<()> {
             v: Rows { data: qkv.slice(2 * width..), stride },
             cu_seqlens: None,
         };
-        let forward = median(device, || {
+        let forward = median(device, CALLS, || {
             let output = Output { o: RowsMut { data: o.as_view_mut(), stride: width }, lse: lse.as_view_mut() };
             attention::forward(device, shape, &input(), output)
-        })?;
-        let backward = median(device, || {
+        })? / 1e3;
+        let backward = median(device, CALLS, || {
             let output = OutputGrad {
                 o: Rows { data: o.as_view(), stride: width },
                 lse: lse.as_view(),
@@ -42,7 +46,7 @@ pub(crate) fn all(device: &Device, sizes: usize) -> CudaResult<()> {
             };
             let fused = InputGrad::Fused { data: grad.as_view_mut(), stride, dq: 0, dk: width, dv: 2 * width };
             attention::backward(device, shape, &input(), output, fused, Some(&angles.as_view()))
-        })?;
+        })? / 1e3;
         // Half of the pairs; products of forward 2, of backward 5 as usually counted.
         let flop = 2.0 * (rows * len * width) as f64;
         let rate = |ms: f64, products: f64| flop * products / 2.0 / ms / 1e9;
@@ -53,24 +57,4 @@ pub(crate) fn all(device: &Device, sizes: usize) -> CudaResult<()> {
         );
     }
     Ok(())
-}
-
-/// Milliseconds of a call.
-fn median(device: &Device, mut call: impl FnMut() -> CudaResult<()>) -> CudaResult<f64> {
-    const CALLS: usize = 20;
-    let error = |e: cudarc::driver::DriverError| CudaError::Driver { what: "event", error: format!("{e:?}") };
-    let event = || device.stream().record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(error);
-    for _ in 0..3 {
-        call()?;
-    }
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let start = event()?;
-        for _ in 0..CALLS {
-            call()?;
-        }
-        times.push(f64::from(start.elapsed_ms(&event()?).map_err(error)?) / CALLS as f64);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }

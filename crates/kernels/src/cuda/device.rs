@@ -36,7 +36,14 @@ pub struct Device {
     name: String,
     multiprocessors: usize,
     shared_per_block: usize,
-    functions: Mutex<HashMap<Variant, CudaFunction>>,
+    functions: Mutex<HashMap<Variant, Function>>,
+}
+
+/// A kernel, and the dynamic shared memory that it may have on this device.
+#[derive(Clone)]
+struct Function {
+    kernel: CudaFunction,
+    most_shared: usize,
 }
 
 impl std::fmt::Debug for Device {
@@ -175,7 +182,7 @@ impl Device {
         CudaError::OutOfMemory { bytes, free, total }
     }
 
-    fn function(&self, file: &'static str, entry: &'static str, defines: &Defines) -> CudaResult<CudaFunction> {
+    fn function(&self, file: &'static str, entry: &'static str, defines: &Defines) -> CudaResult<Function> {
         let variant = (file, entry, defines.clone());
         // A panic elsewhere leaves the map usable: entries are only added whole.
         let functions = || self.functions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -185,14 +192,12 @@ impl Device {
         let _setup = setup();
         let image = cubin(file, defines, &self.arch)?;
         let module = self.stream.context().load_module(Ptx::from_binary(image)).map_err(driver("load kernels"))?;
-        let function = module.load_function(entry).map_err(driver("find kernel"))?;
+        let kernel = module.load_function(entry).map_err(driver("find kernel"))?;
+        let held = kernel.shared_size_bytes().map_err(driver("kernel attribute"))?;
+        let most = self.shared_per_block as i32 - held;
         let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        function
-            .set_attribute(
-                attribute,
-                self.shared_per_block as i32 - function.shared_size_bytes().map_err(driver("kernel attribute"))?,
-            )
-            .map_err(driver("kernel attribute"))?;
+        kernel.set_attribute(attribute, most).map_err(driver("kernel attribute"))?;
+        let function = Function { kernel, most_shared: most as usize };
         functions().insert(variant, function.clone());
         Ok(function)
     }
@@ -212,15 +217,13 @@ impl Device {
         if grid.blocks.0 == 0 || grid.blocks.1 == 0 {
             return Ok(());
         }
-        let function = self.function(file, entry, defines)?;
-        let held = function.shared_size_bytes().map_err(driver("kernel attribute"))? as usize;
-        let most = self.shared_per_block - held;
-        if grid.shared as usize > most {
+        let Function { kernel, most_shared } = self.function(file, entry, defines)?;
+        if grid.shared as usize > most_shared {
             return Err(CudaError::Argument(Error::Range {
                 op: entry,
                 name: "bytes of shared memory",
                 found: grid.shared as usize,
-                range: format!("0..={most} on this GPU"),
+                range: format!("0..={most_shared} on this GPU"),
                 remedy: "choose smaller heads, or run this model with --device cpu",
             }));
         }
@@ -228,7 +231,7 @@ impl Device {
         // SAFETY: by the caller.
         unsafe {
             result::launch_kernel(
-                function.cu_function(),
+                kernel.cu_function(),
                 (grid.blocks.0, grid.blocks.1, 1),
                 (grid.threads.0, grid.threads.1, 1),
                 grid.shared,

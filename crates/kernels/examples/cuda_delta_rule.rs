@@ -6,15 +6,15 @@
 //! their terms' sizes. Inputs are columns of one buffer, rounded to bf16 for both; outputs, the gaps beside them and the work hold NaN
 //! before.
 
-mod timing;
+mod gpu;
 
 use std::process::ExitCode;
 
+use gpu::median;
 use half::bf16;
 use kernels::cuda::dense::{self, DeltaGrad, DeltaRule, DeltaShape};
 use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
 use kernels::{Sequences, gated_delta_rule as cpu};
-use timing::median;
 
 /// Columns between two inputs, and between two outputs.
 const GAP: usize = 8;
@@ -32,10 +32,14 @@ struct Case {
     dtype: Dtype,
 }
 
-fn main() -> CudaResult<ExitCode> {
+fn main() -> ExitCode {
+    gpu::ended(run())
+}
+
+fn run() -> CudaResult<ExitCode> {
+    let only = gpu::asked(&["check", "time"]);
     let device = Device::new(0)?;
     println!("{}, {}", device.name(), device.arch());
-    let only = std::env::args().nth(1);
     let size = std::env::args().nth(2).and_then(|n| n.parse().ok());
     let wrong = if only.as_deref() == Some("time") { 0 } else { check(&device, size)? };
     if only.as_deref() != Some("check") {

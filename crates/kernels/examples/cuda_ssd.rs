@@ -4,25 +4,29 @@
 //! apart than 1e-4 of its norm in f32 or 2e-2 in bf16, if two runs differ in a bit, or if anything outside of an output was written.
 //! The operands are columns of one wide buffer of NaN; what the launches write and work in holds NaN before.
 
-mod timing;
+mod gpu;
 
 use std::process::ExitCode;
 
+use gpu::median;
 use half::bf16;
 use kernels::cuda::dense::{self, Ssd, SsdGrad, SsdShape, chunk_count};
 use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
 use kernels::{Sequences, ssd};
-use timing::median;
 
 /// Heads, columns of one, groups, rows of a state.
 type Sizes = (usize, usize, usize, usize);
 
 const NAMES: [&str; 8] = ["y", "dx", "db", "dc", "ddt", "da_log", "ddt_bias", "dd"];
 
-fn main() -> CudaResult<ExitCode> {
+fn main() -> ExitCode {
+    gpu::ended(run())
+}
+
+fn run() -> CudaResult<ExitCode> {
+    let only = gpu::asked(&["check", "time"]);
     let device = Device::new(0)?;
     println!("{}, {}", device.name(), device.arch());
-    let only = std::env::args().nth(1);
     let head_size = std::env::args().nth(2).and_then(|size| size.parse().ok());
     let wrong = if only.as_deref() == Some("time") { 0 } else { check(&device, head_size)? };
     if only.as_deref() != Some("check") {

@@ -5,15 +5,15 @@
 //! their codes are columns of one buffer, as a product writes them; outputs and the gaps beside them hold NaN before. Lengths,
 //! channels that do not fill a block, packed sequences, ranks with and without static taps and residual.
 
-mod timing;
+mod gpu;
 
 use std::process::ExitCode;
 
+use gpu::median;
 use half::bf16;
 use kernels::cuda::dense::{self, Conv, Taps};
 use kernels::cuda::short_conv::Options;
 use kernels::cuda::{CudaResult, Device, Dtype, Memory, Tensor};
-use timing::median;
 
 const NAN: u16 = 0x7fc0;
 
@@ -30,10 +30,14 @@ struct Case {
     packed: bool,
 }
 
-fn main() -> CudaResult<ExitCode> {
+fn main() -> ExitCode {
+    gpu::ended(run())
+}
+
+fn run() -> CudaResult<ExitCode> {
+    let only = gpu::asked(&["check", "time"]);
     let device = Device::new(0)?;
     println!("{}, {}", device.name(), device.arch());
-    let only = std::env::args().nth(1);
     let wrong = if only.as_deref() == Some("time") { 0 } else { check(&device)? };
     if only.as_deref() != Some("check") {
         time(&device)?;

@@ -32,6 +32,10 @@ type Failures = Vec<String>;
 type Case = (String, Tape, Batch, Precision);
 
 fn main() -> Result<ExitCode, backend::Error> {
+    if let Err(e) = backend::cuda_device(0) {
+        eprintln!("error: {e}");
+        return Ok(ExitCode::from(3));
+    }
     let args: Vec<String> = std::env::args().collect();
     let value = |flag: &str| args.iter().position(|a| a == flag).and_then(|i| args.get(i + 1));
     let shard =

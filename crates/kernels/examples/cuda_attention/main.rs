@@ -11,29 +11,35 @@
 //! with the CPU op on the same rounded inputs: `|ours - cpu| / |cpu|` over each tensor, and bit for bit between the runs.
 
 mod check;
+#[path = "../gpu/mod.rs"]
+mod gpu;
 mod time;
-#[path = "../timing/mod.rs"]
-mod timing;
+
+use std::process::ExitCode;
 
 use kernels::cuda::{CudaResult, Device, attention, compile};
 
-fn main() -> CudaResult<()> {
-    let only = std::env::args().nth(1);
+fn main() -> ExitCode {
+    gpu::ended(run())
+}
+
+fn run() -> CudaResult<ExitCode> {
+    let only = gpu::asked(&["check", "time", "compile"]);
     if only.as_deref() == Some("compile") {
         for variant in attention::variants() {
             let image = compile::cubin(variant.file, &variant.defines, "sm_90a")?;
             println!("{} {}: {} bytes", variant.file, variant.defines, image.len());
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let device = Device::new(0)?;
     let most = std::env::args().nth(2).and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
     println!("{}, {}", device.name(), device.arch());
     if only.as_deref() != Some("time") && !check::all(&device, most)? {
-        std::process::exit(1);
+        return Ok(ExitCode::FAILURE);
     }
     if only.as_deref() != Some("check") {
         time::all(&device, most)?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use half::bf16;
 use kernels::cuda::attention::{self, Input, InputGrad, Output, OutputGrad, Rows, RowsMut, Shape};
 use kernels::cuda::{CudaResult, Device};
 
-use crate::timing::median;
+use crate::gpu::median;
 
 /// batch, len, heads, head_size.
 const SIZES: [[usize; 4]; 6] =

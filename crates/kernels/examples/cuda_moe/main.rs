@@ -5,6 +5,9 @@
 //! balancing bias equal the CPU's, outputs and gradients are within a relative norm of 1e-4 (f32) or 2e-2 (bf16: the CPU op is given the
 //! rounded inputs); a second run has the same bits. Work memory holds NaN before.
 
+#[path = "../gpu/mod.rs"]
+#[allow(dead_code, reason = "times are those of graphs here")]
+mod gpu;
 mod time;
 
 use std::process::ExitCode;
@@ -15,10 +18,14 @@ use kernels::cuda::{CudaError, CudaResult, Device, Dtype, Memory, Tensor};
 use kernels::moe::{self, Options, Saved, Shape, Weight, Weights};
 use kernels::{Error, Store};
 
-fn main() -> CudaResult<ExitCode> {
+fn main() -> ExitCode {
+    gpu::ended(run())
+}
+
+fn run() -> CudaResult<ExitCode> {
+    let only = gpu::asked(&["check", "time", "once"]);
     let device = Device::new(0)?;
     println!("{}, {}", device.name(), device.arch());
-    let only = std::env::args().nth(1);
     let wrong = if matches!(only.as_deref(), Some("time" | "once")) {
         0
     } else {
